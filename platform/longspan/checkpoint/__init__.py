@@ -1,0 +1,1 @@
+"""Save, commit, verify, resume, retain, export: a checkpoint exists when its commit record does."""

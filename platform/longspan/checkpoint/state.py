@@ -1,0 +1,234 @@
+"""Training state in a form that no world size is part of: float32 weights and Adam moments, whole tensors, safetensors.
+
+Each parameter is owned by one rank, which writes it; any number of ranks under any ZeRO stage can read it back. DeepSpeed's own
+files (pickles, cut by rank) are not used.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from longspan import storage
+from longspan.checkpoint.commit import (
+    COMMIT,
+    Commit,
+    StoredFile,
+    damaged_files,
+    newest_commit,
+    retain,
+    step_uri,
+    write_commit,
+)
+from longspan.errors import CheckpointError
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+WEIGHT = "weight"
+
+
+def save_state(engine: Any, run_uri: str, step: int, next_sample: int, fingerprint: str, keep: int) -> Commit:
+    """Write and commit optimizer step `step`; every rank must call it.
+
+    Raises:
+        CheckpointError: on every rank, if any rank could not write; earlier steps stay as they were.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    rank, world = dist.get_rank(), dist.get_world_size()
+    parameters = dict(engine.module.named_parameters())
+    owners = _owners(parameters, world)
+    mine: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        values = {WEIGHT: safe_get_full_fp32_param(parameter)}
+        values |= {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+        if owners[name] == rank:
+            mine |= {f"{key}/{name}": value.detach().cpu().contiguous() for key, value in values.items()}
+
+    base = step_uri(run_uri, step)
+    problem, file = None, None
+    try:
+        if rank == 0:
+            storage.delete(storage.join(base, COMMIT))
+        file = _write(mine, base, f"state-{rank:05d}-of-{world:05d}.safetensors") if mine else None
+    except (OSError, CheckpointError, storage.StorageError) as error:
+        problem = f"rank {rank}: {error}"
+    answers: list[Any] = [None] * world
+    dist.all_gather_object(answers, (problem, file))
+    problems = [answer[0] for answer in answers if answer[0]]
+    if problems:
+        raise CheckpointError(f"{base}: not saved; {problems[0]}")
+    commit = Commit(
+        step=step,
+        next_sample=next_sample,
+        fingerprint=fingerprint,
+        topology={"world_size": world},
+        versions=_versions(),
+        files=tuple(answer[1] for answer in answers if answer[1]),
+    )
+    _together(rank, base, lambda: (write_commit(run_uri, commit), retain(run_uri, keep)))
+    return commit
+
+
+def _together(rank: int, base: str, action: Any) -> None:
+    """Rank 0 acts; all ranks raise the same error if it fails."""
+    answer: list[Any] = [None]
+    if rank == 0:
+        try:
+            action()
+        except (OSError, CheckpointError, storage.StorageError) as error:
+            answer = [str(error)]
+    dist.broadcast_object_list(answer, src=0)
+    if answer[0]:
+        raise CheckpointError(f"{base}: not committed; {answer[0]}")
+
+
+def _owners(parameters: dict[str, nn.Parameter], world: int) -> dict[str, int]:
+    """Rank that writes each parameter: largest first to the rank with least to write."""
+    load = [0] * world
+    owners = {}
+    for name, size in sorted(((n, _numel(p)) for n, p in parameters.items()), key=lambda item: (-item[1], item[0])):
+        owners[name] = load.index(min(load))
+        load[owners[name]] += size
+    return owners
+
+
+def _numel(parameter: Any) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def _write(tensors: dict[str, Tensor], base: str, name: str) -> StoredFile:
+    """Atomic write of one safetensors file under `base`; returns its size and digest."""
+    if storage.is_remote(base):
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, name)
+            save_file(tensors, path)
+            stored = StoredFile(name, path.stat().st_size, storage.digest_file(str(path)))
+            storage.upload_file(str(path), storage.join(base, name))
+            return stored
+    target = Path(base, name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(f".partial-{os.getpid()}")
+    try:
+        save_file(tensors, partial)
+        with partial.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return StoredFile(name, target.stat().st_size, storage.digest_file(str(target)))
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {package: version(package) for package in ("longspan", "torch", "transformers", "deepspeed", "ray")}
+
+
+def find_resume(run_uri: str, fingerprint: str) -> Commit | None:
+    """The newest commit whose files all ranks have found intact, or None; ranks share the digest checks.
+
+    Raises:
+        CheckpointError: on every rank; the checkpoints belong to another recipe, or all commits are damaged.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    before, damaged = None, []
+    while True:
+        answer: list[Any] = [None]
+        if rank == 0:
+            try:
+                answer = [newest_commit(run_uri, fingerprint, before)]
+            except (CheckpointError, storage.StorageError) as error:
+                answer = [str(error)]
+        dist.broadcast_object_list(answer, src=0)
+        commit = answer[0]
+        if isinstance(commit, str):
+            raise CheckpointError(commit)
+        if commit is None:
+            if damaged:
+                raise CheckpointError(f"no checkpoint of {run_uri} is intact: {damaged[0]}; remove them to start anew")
+            return None
+        problems: list[list[str]] = [[] for _ in range(world)]
+        dist.all_gather_object(problems, damaged_files(run_uri, commit, [f.name for f in commit.files[rank::world]]))
+        found = [problem for part in problems for problem in part]
+        if not found:
+            return commit
+        damaged += found
+        before = commit.step
+
+
+class StoredState:
+    """Reads the tensors of one verified commit by name; safetensors only."""
+
+    def __init__(self, run_uri: str, commit: Commit) -> None:
+        base = step_uri(run_uri, commit.step)
+        directory = storage.local_directory(base) if storage.is_remote(base) else Path(base)
+        files = [safe_open(Path(directory, file.name), framework="pt") for file in commit.files]
+        self._files = {name: file for file in files for name in file.keys()}
+
+    def names(self) -> Iterator[str]:
+        return (name.removeprefix(f"{WEIGHT}/") for name in self._files if name.startswith(f"{WEIGHT}/"))
+
+    def tensor(self, key: str, name: str) -> Tensor:
+        """Float32 tensor `key` (weight, exp_avg, exp_avg_sq) of parameter `name`."""
+        return self._files[f"{key}/{name}"].get_tensor(f"{key}/{name}")
+
+
+def load_weights(network: nn.Module, state: StoredState) -> None:
+    """Put the stored weights into `network`, before DeepSpeed cuts it up. Raises CheckpointError if the names differ."""
+    parameters = dict(network.named_parameters())
+    stored = set(state.names())
+    if stored != set(parameters):
+        odd = sorted(stored ^ set(parameters))[0]
+        raise CheckpointError(f"checkpoint and model differ in parameter {odd}; the model directory has changed")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state.tensor(WEIGHT, name))
+
+
+def load_optimizer(engine: Any, state: StoredState, step: int) -> None:
+    """Set float32 masters and Adam moments of an engine that has not stepped yet."""
+    optimizer = engine.optimizer
+    stage3 = hasattr(optimizer, "fp32_partitioned_groups_flat")
+    flats = optimizer.fp32_partitioned_groups_flat if stage3 else optimizer.single_partition_of_fp32_groups
+    for flat in flats:
+        optimizer.optimizer.state[flat] = {
+            "step": torch.tensor(float(step)),
+            **{key: torch.zeros_like(flat) for key in MOMENTS},
+        }
+    if not stage3:
+        # Links each parameter to its part of the states just made; DeepSpeed does this in its first step.
+        optimizer._lazy_init_hp_params_optimizer_state()
+    for name, parameter in engine.module.named_parameters():
+        for key in (WEIGHT, *MOMENTS):
+            _set(parameter, state.tensor(key, name).to(engine.device), None if key == WEIGHT else key)
+
+
+def _set(parameter: Any, value: Tensor, moment: str | None) -> None:
+    from deepspeed.utils import (
+        safe_set_full_fp32_param,
+        safe_set_full_optimizer_state,
+        safe_set_local_fp32_param,
+        safe_set_local_optimizer_state,
+    )
+
+    if not hasattr(parameter, "ds_id"):
+        if moment is None:
+            safe_set_full_fp32_param(parameter, value)
+        else:
+            safe_set_full_optimizer_state(parameter, value, moment)
+        return
+    # ZeRO-3 pads the last rank's part, which its whole-tensor setter does not.
+    size, rank, world = parameter.ds_tensor.numel(), dist.get_rank(), dist.get_world_size()
+    part = F.pad(value.flatten(), (0, size * world - value.numel()))[rank * size : (rank + 1) * size]
+    if moment is None:
+        safe_set_local_fp32_param(parameter, part)
+    else:
+        safe_set_local_optimizer_state(parameter, part, moment)

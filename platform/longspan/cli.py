@@ -1,0 +1,210 @@
+"""The command line: thin; every command imports what it needs when it runs, so that `--help` stays quick."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from longspan.errors import LongspanError
+
+app = typer.Typer(
+    name="longspan",
+    help="Extend the context window of open language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(recipe_app, name="recipe")
+
+RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="section.key=value", help="Override one value; may be repeated.")
+]
+Output = Annotated[str | None, typer.Option("--output", metavar="DIR", help="Run directory, local or s3://.")]
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """A user's mistake is one line on stderr and an exit code; the traceback of anything else is kept."""
+    try:
+        yield
+    except LongspanError as error:
+        typer.echo(f"longspan: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("longspan: interrupted; the same command goes on from the last checkpoint", err=True)
+        raise typer.Exit(130) from None
+
+
+def _overrides(given: list[str] | None, output: str | None) -> list[str]:
+    return [*(given or []), *([f"output={output}"] if output else [])]
+
+
+@app.command()
+def demo(
+    output: Annotated[str, typer.Option("--output", metavar="DIR", help="Where everything is written.")] = "runs/demo",
+    seed: Annotated[int, typer.Option(help="Seed of data, weights and plan.")] = 0,
+) -> None:
+    """Extend a tiny model from 128 to 1,024 tokens, with controls, on this machine, in minutes."""
+    with _plain_errors():
+        from longspan.demo import run_demo
+
+        run_demo(output, seed)
+
+
+@app.command()
+def prepare(
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="Corpus description, a YAML file.")],
+    overrides: Overrides = None,
+    output: Output = None,
+) -> None:
+    """Tokenise a corpus into Parquet shards and a manifest."""
+    with _plain_errors():
+        from longspan.config.corpus import Corpus
+        from longspan.config.load import apply_overrides, parse, read_yaml
+        from longspan.corpus import prepare as prepare_corpus
+        from longspan.corpus.render import render_manifest
+
+        values = apply_overrides(read_yaml(corpus), _overrides(overrides, output))
+        manifest = prepare_corpus(parse(Corpus, values, corpus), lambda line: typer.echo(line, err=True))
+        _print(render_manifest(manifest))
+
+
+@app.command()
+def plan(recipe: RecipePath, overrides: Overrides = None, output: Output = None) -> None:
+    """Say what a recipe will do and cost, before anything is spent; plots go to the run directory."""
+    with _plain_errors():
+        from longspan.config.load import load_recipe
+        from longspan.launch.preview import preview
+
+        for part in preview(load_recipe(recipe, _overrides(overrides, output))):
+            _print(part)
+
+
+@app.command()
+def train(recipe: RecipePath, overrides: Overrides = None, output: Output = None) -> None:
+    """Train a recipe, from its last checkpoint if there is one."""
+    with _plain_errors():
+        from longspan.config.load import load_recipe
+
+        loaded = load_recipe(recipe, _overrides(overrides, output))
+        from longspan.launch.run import train as run
+
+        summary = run(loaded)
+        if not summary["finished"]:
+            typer.echo(
+                f"longspan: stopped after step {summary['steps']}; the same command goes on from there", err=True
+            )
+            raise typer.Exit(130)
+        typer.echo(f"{summary['checkpoint']}: {summary['steps']} steps, {summary['tokens']:,} tokens")
+        typer.echo(f"{loaded.run_uri}/report.html")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hugging Face model directory or hub name.")],
+    manifest: Annotated[str, typer.Option(metavar="DIR", help="Prepared corpus that holds the held-out text.")],
+    source: Annotated[str, typer.Option(metavar="NAME", help="Held-out source of the corpus.")],
+    lengths: Annotated[str, typer.Option(metavar="N,N,...", help="Lengths in tokens.")],
+    needles: Annotated[int, typer.Option(help="Needles an example, one a depth.")] = 10,
+    examples: Annotated[int, typer.Option(help="Examples a length.")] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of the examples.")] = 0,
+    output: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write summary.json, plots and report.html.")
+    ] = None,
+) -> None:
+    """Needle grid and loss by position of a model."""
+    with _plain_errors():
+        from longspan.launch.assess import assess
+
+        _print(assess(model, manifest, source, _lengths(lengths), needles, examples, seed, output))
+
+
+@app.command()
+def merge(
+    a: Annotated[str, typer.Argument(metavar="A", help="First checkpoint, for example the original model.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Second checkpoint, for example the extended model.")],
+    output: Annotated[str, typer.Option("--output", metavar="DIR", help="Directory to make, local or s3://.")],
+    weight: Annotated[float, typer.Option(help="Share of B: 0 gives A, 1 gives B.")] = 0.5,
+    rope: Annotated[
+        str | None, typer.Option(metavar="a|b", help="Whose RoPE settings to keep where they differ.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; the tensors' own if left out.")
+    ] = None,
+) -> None:
+    """Average two checkpoints tensor by tensor."""
+    with _plain_errors():
+        from longspan.merge import merge_checkpoints
+
+        result = merge_checkpoints(a, b, output, weight=weight, rope=rope, dtype=dtype)
+        typer.echo(
+            f"{output}: {result['tensors']} tensors, {result['parameters']:,} parameters, RoPE of {result['rope']}"
+        )
+
+
+@app.command()
+def sweep(
+    space: Annotated[str, typer.Argument(metavar="SWEEP", help="Search space, a YAML file (see sweeps/).")],
+    overrides: Overrides = None,
+    output: Output = None,
+) -> None:
+    """Search recipe values with Ray Tune; writes the table, a plot and the best recipe."""
+    with _plain_errors():
+        from longspan.sweep import run_sweep_file
+
+        _print(run_sweep_file(space, overrides or [], output))
+
+
+@app.command()
+def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, local or s3://.")]) -> None:
+    """Write RUN/report.html anew."""
+    with _plain_errors():
+        from longspan.observe.report import write_report
+
+        typer.echo(write_report(run))
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Print a recipe with every default written out."""
+    with _plain_errors():
+        from longspan.config.load import load_recipe, to_yaml
+
+        typer.echo(to_yaml(load_recipe(recipe, overrides or [])), nl=False)
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON schema of recipes, with help for every field (for editors)."""
+    import json
+
+    from longspan.config.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
+
+
+def _lengths(text: str) -> list[int]:
+    from longspan.errors import ConfigError
+
+    try:
+        lengths = [int(part.replace("_", "")) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--lengths {text}: expected whole numbers, for example 1024,4096") from None
+    if not lengths or min(lengths) < 1:
+        raise ConfigError(f"--lengths {text}: lengths are 1 or more")
+    return lengths
+
+
+def _print(renderable: object) -> None:
+    from rich.console import Console
+
+    Console().print(renderable)
+
+
+def main() -> None:
+    sys.exit(app())

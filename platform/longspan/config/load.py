@@ -1,0 +1,160 @@
+"""From a YAML file and dotted overrides to a validated section; every mistake becomes one line that names the field."""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from longspan.config.recipe import Recipe
+from longspan.errors import ConfigError
+
+MAX_CONFIG_BYTES = 1_000_000
+T = TypeVar("T", bound=BaseModel)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice and aliases, whose expansion can exhaust memory."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if not isinstance(key, str):
+                raise yaml.YAMLError(f"key {key!r} at line {key_node.start_mark.line + 1} is not text")
+            if key in seen:
+                raise yaml.YAMLError(f"key '{key}' is given twice (line {key_node.start_mark.line + 1})")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"alias at line {self.peek_event().start_mark.line + 1}: write the value out")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Mapping in a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, too large, not UTF-8, not YAML, or not a mapping.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"{path}: no such file; give the path of a YAML file")
+    if file.stat().st_size > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: {file.stat().st_size} bytes is no configuration; the limit is {MAX_CONFIG_BYTES}")
+    try:
+        value = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections at the top, found {type(value).__name__}")
+    return value
+
+
+def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """`values` with each `dotted.key=value` set; the value is read as YAML, list items by number (`data.mix.0.weights.a=1`).
+
+    Raises:
+        ConfigError: an override without `=`, or a path through something that is not a section.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"--set {override}: expected section.key=value, for example train.steps=100")
+        try:
+            value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {override}: '{text}' is not a YAML value") from None
+        _set_path(result, key.strip().split("."), value, override)
+    return result
+
+
+def _set_path(target: Any, path: list[str], value: Any, override: str) -> None:
+    for depth, part in enumerate(path):
+        last = depth == len(path) - 1
+        if isinstance(target, list):
+            if not part.isdigit() or int(part) >= len(target):
+                raise ConfigError(f"--set {override}: '{part}' is no item of the list ({len(target)} items, from 0)")
+            key: Any = int(part)
+        elif isinstance(target, dict):
+            key = part
+        else:
+            raise ConfigError(f"--set {override}: '{'.'.join(path[:depth])}' is a value, not a section")
+        if last:
+            target[key] = value
+        elif isinstance(target, dict) and target.get(key) is None:
+            target[key] = {}
+        target = value if last else target[key]
+
+
+def parse(model: type[T], values: dict[str, Any], origin: str) -> T:
+    """`values` as a `model`.
+
+    Raises:
+        ConfigError: one line for the first mistake found, naming the dotted field, what is wrong and what would be right.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{origin}: {_describe(model, first)}") from None
+
+
+def _describe(model: type[BaseModel], error: Any) -> str:
+    field = ".".join(str(part) for part in error["loc"])
+    kind, message = error["type"], error["msg"]
+    if kind == "extra_forbidden":
+        return f"{field}: unknown key{_suggest(model, error['loc'])}"
+    if kind == "missing":
+        return f"{field}: required, but not given"
+    if kind == "value_error":
+        text = message.removeprefix("Value error, ")
+        return f"{field}: {text}" if field else text
+    return f"{field}: {message[0].lower()}{message[1:]}, not {str(error['input'])[:80]!r}"
+
+
+def _suggest(model: type[BaseModel], location: tuple[Any, ...]) -> str:
+    known = list(_fields_at(model, location[:-1]))
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known keys: {', '.join(known)}" if known else ""
+
+
+def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    current: Any = model
+    for part in location:
+        if isinstance(current, type) and issubclass(current, BaseModel) and part in current.model_fields:
+            current = current.model_fields[part].annotation
+        candidates = [current, *get_args(current)]
+        current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), current)
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """The recipe in a YAML file, with overrides. Raises ConfigError with one line (see `parse`)."""
+    return parse(Recipe, apply_overrides(read_yaml(path), overrides or []), str(path))
+
+
+def to_yaml(section: BaseModel) -> str:
+    """The section with every default written out."""
+    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """Hash of everything that decides the numbers of a run; where and how fast it runs is left out.
+
+    A run may go on with other workers, another sequence-parallel degree or another output of the trackers.
+    """
+    values = recipe.model_dump(mode="json", exclude={"output", "parallel", "tracking", "evaluate", "name"})
+    for key in ("micro_batch_size", "zero_stage", "save_every", "keep_checkpoints", "threads", "loss_chunk"):
+        values["train"].pop(key)
+    for key in ("attention", "gradient_checkpointing"):
+        values["model"].pop(key)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,214 @@
+"""What a prepared corpus holds: the manifest, which `prepare` writes last.
+
+Everything that reads a corpus starts here. Nothing in it is believed: names must stay inside the directory, counts must
+add up, and every file that it lists is compared with its digest when it is read.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+
+from longspan import storage
+from longspan.errors import DataError, StorageError
+
+MANIFEST_FILE = "manifest.json"
+INDEX_FILE = "documents.parquet"
+VERSION = 1
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class TokenizerInfo:
+    """The tokenizer stored with the corpus, in Hugging Face's layout.
+
+    Attributes:
+        directory: its folder in the corpus.
+        vocab_size: number of ids, added tokens included; every token of the shards is below it.
+        files: digest of each file by name.
+        needle_first_id: id of the first needle token (`synthesis.needles.NeedleVocabulary`), None without needle tokens.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    directory: str
+    vocab_size: PositiveInt
+    files: dict[str, str]
+    needle_first_id: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the files: equal for equal tokenizers."""
+        return _hash(sorted(self.files.items()))
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """Counts of one source; `length_histogram[b]` is the number of documents of b to 2b - 1 tokens, b a power of two."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    documents: PositiveInt
+    tokens: PositiveInt
+    skipped: NonNegativeInt
+    """Documents left out for being shorter than `min_document_tokens`."""
+    length_histogram: dict[int, int]
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One Parquet file; `bytes` and `digest` (xxh3-128) are those of the whole file."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    file: str
+    source: str
+    documents: PositiveInt
+    tokens: PositiveInt
+    bytes: PositiveInt
+    digest: str
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """The index file: one row a document, in global order."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    file: str
+    documents: PositiveInt
+    bytes: PositiveInt
+    digest: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished corpus.
+
+    Attributes:
+        version: layout of the corpus; this code reads and writes `VERSION`.
+        corpus: fingerprint of the configuration it was prepared from.
+        tokenizer: see TokenizerInfo.
+        sentence_end_ids: token ids whose text ends a sentence or line, rising.
+        sources: by name, in the order in which documents are numbered.
+        shards: in the order in which documents are numbered.
+        index: see IndexInfo.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    version: int
+    corpus: str
+    tokenizer: TokenizerInfo
+    sentence_end_ids: tuple[int, ...]
+    sources: dict[str, SourceInfo]
+    shards: tuple[ShardInfo, ...]
+    index: IndexInfo
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the whole manifest, and through its digests of every token: another one is other data."""
+        return _hash(dataclasses.asdict(self))
+
+    @property
+    def source_names(self) -> list[str]:
+        return list(self.sources)
+
+    def ends_sentence(self) -> NDArray[np.bool_]:
+        """bool [vocab_size], True where the token's text ends a sentence (for `positions.segment_starts`)."""
+        ends = np.zeros(self.tokenizer.vocab_size, dtype=np.bool_)
+        ends[list(self.sentence_end_ids)] = True
+        return ends
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The manifest as the bytes of its file: JSON with sorted scalars on lines of their own, the same every time."""
+    return (json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=True) + "\n").encode()
+
+
+def load_manifest(uri: str) -> Manifest:
+    """The manifest of the corpus at `uri` (local or s3://).
+
+    Raises:
+        DataError: there is none, or it is damaged, of another version, or does not add up.
+        StorageError: the store could not be read.
+    """
+    where = storage.join(uri, MANIFEST_FILE)
+    try:
+        data = storage.read_bytes(where)
+    except storage.NotFoundError:
+        raise DataError(f"{where}: no manifest, so no finished corpus here; run `longspan prepare` first") from None
+    try:
+        values = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{where}: not valid JSON ({error}); prepare the corpus again") from None
+    version = values.get("version") if isinstance(values, dict) else None
+    if version != VERSION:
+        raise DataError(
+            f"{where}: version {version!r}; this longspan reads version {VERSION}, prepare the corpus again"
+        )
+    try:
+        manifest = TypeAdapter(Manifest).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{where}: {field}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+    _check_sums(manifest, where)
+    return manifest
+
+
+def read_verified(where: str, num_bytes: int, digest: str, refetches: int = 3) -> bytes:
+    """The file at `where` if it has this size and digest; a wrong answer is fetched again `refetches` times.
+
+    Raises:
+        DataError: the file is missing, or stays different; with the expected and the found size and digest.
+        StorageError: the store could not be read.
+    """
+    for _ in range(1 + refetches):
+        try:
+            data = storage.read_bytes(where)
+        except storage.NotFoundError:
+            raise DataError(f"{where}: named in the manifest, but missing; prepare the corpus again") from None
+        found = storage.digest_bytes(data)
+        if len(data) == num_bytes and found == digest:
+            return data
+    raise DataError(
+        f"{where}: not the file that was prepared: expected {num_bytes} bytes, {digest}, found {len(data)} bytes,"
+        f" {found} (fetched {1 + refetches} times); restore it or prepare the corpus again"
+    )
+
+
+def _check_sums(manifest: Manifest, where: str) -> None:
+    for name in [
+        manifest.index.file,
+        manifest.tokenizer.directory,
+        *manifest.tokenizer.files,
+        *(shard.file for shard in manifest.shards),
+    ]:
+        try:
+            storage.join("s3://corpus", name)
+        except StorageError as error:
+            raise DataError(f"{where}: {error}") from None
+    files = [shard.file for shard in manifest.shards]
+    if len(set(files)) != len(files):
+        raise DataError(f"{where}: shards: a file is named twice")
+    order = [shard.source for shard in manifest.shards]
+    if list(dict.fromkeys(order)) != list(manifest.sources) or sorted(order, key=list(manifest.sources).index) != order:
+        raise DataError(f"{where}: shards do not follow the order of sources {list(manifest.sources)}")
+    for name, source in manifest.sources.items():
+        own = [shard for shard in manifest.shards if shard.source == name]
+        counts = (sum(shard.documents for shard in own), sum(shard.tokens for shard in own))
+        if counts != (source.documents, source.tokens):
+            raise DataError(
+                f"{where}: sources.{name}: {source.documents} documents and {source.tokens} tokens, but its shards add up"
+                f" to {counts[0]} and {counts[1]}"
+            )
+    if manifest.index.documents != sum(source.documents for source in manifest.sources.values()):
+        raise DataError(f"{where}: index.documents {manifest.index.documents} is not the sum of the sources' documents")
+    ids = manifest.sentence_end_ids
+    if ids and not 0 <= min(ids) <= max(ids) < manifest.tokenizer.vocab_size:
+        raise DataError(f"{where}: sentence_end_ids: outside the vocabulary of {manifest.tokenizer.vocab_size}")
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,173 @@
+"""The corpus's tokenizer: loaded or trained, stored beside the shards, and asked which tokens end a sentence.
+
+`prepare` makes it; training, evaluation and export take it back from the corpus with `open_tokenizer`.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longspan import storage
+from longspan.config.corpus import Tokenizer
+from longspan.corpus.manifest import Manifest, TokenizerInfo
+from longspan.corpus.synthesis.needles import NeedleVocabulary
+from longspan.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DIRECTORY = "tokenizer"
+_SPECIAL = {"bos_token": "<|bos|>", "eos_token": "<|eos|>", "pad_token": "<|pad|>"}
+_BATCH_CHARACTERS, _BATCH_TEXTS = 2_000_000, 512
+_SENTENCE_ENDS = (".", "!", "?", "\n", "\u3002", "\uff01", "\uff1f")
+"""Full stop, exclamation and question mark, line end, and the first three in their Chinese and Japanese forms."""
+_TRAILING = " \t\r\"'`)]}\u2019\u201d\u00bb\u300d\u300f"
+"""Spaces, quotes and brackets that may follow the end of a sentence inside one token."""
+
+
+def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
+    """Tokenizer of a directory (local or s3://) or hub name. No code of the repository is run.
+
+    Raises:
+        ConfigError: there is no tokenizer that transformers can load there.
+    """
+    from transformers import AutoTokenizer
+
+    folder = str(storage.local_directory(path)) if storage.is_remote(path) else path
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"tokenizer.path: {path}: no tokenizer that can be loaded: {reason}") from None
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], config: Tokenizer) -> "PreTrainedTokenizerBase":
+    """Byte-level BPE with `config.train_vocab_size` ids; needle tokens, if asked for, come after them.
+
+    The same texts give the same tokenizer: ties are broken by token id.
+
+    Raises:
+        ConfigError: the texts are too small for that vocabulary.
+    """
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as Backend
+    from transformers import PreTrainedTokenizerFast
+
+    assert config.train_vocab_size is not None
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.train_vocab_size,
+        special_tokens=list(_SPECIAL.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(iter(texts), trainer)
+    size = backend.get_vocab_size()
+    if size != config.train_vocab_size:
+        raise ConfigError(
+            f"tokenizer.train_vocab_size: {config.train_vocab_size} asked for, but the text gives {size} tokens;"
+            f" {size} or more text would be right"
+        )
+    if config.needle_tokens:
+        names = NeedleVocabulary(first_id=size).tokens()
+        backend.add_tokens([AddedToken(name, normalized=False, special=True) for name in names])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **_SPECIAL)
+
+
+def store_tokenizer(tokenizer: "PreTrainedTokenizerBase", output: str) -> TokenizerInfo:
+    """Write the tokenizer to OUTPUT/tokenizer in Hugging Face's layout."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        names = storage.upload_tree(folder, storage.join(output, DIRECTORY))
+        files = {name: storage.digest_file(os.path.join(folder, name)) for name in names}
+    vocabulary = needle_vocabulary(tokenizer)
+    return TokenizerInfo(
+        directory=DIRECTORY,
+        vocab_size=len(tokenizer),
+        files=files,
+        needle_first_id=vocabulary.first_id if vocabulary else None,
+    )
+
+
+def copy_tokenizer(uri: str, manifest: Manifest, directory: str | Path) -> None:
+    """Copy the tokenizer's files of the corpus at `uri` to the local `directory`, each compared with its digest.
+
+    Raises:
+        DataError: a file is missing.
+        StorageError: a file stays different from its digest, or could not be read or written.
+    """
+    for name, digest in manifest.tokenizer.files.items():
+        where = storage.join(uri, manifest.tokenizer.directory, name)
+        try:
+            storage.download_file(where, os.path.join(directory, name), digest=digest)
+        except storage.NotFoundError:
+            raise DataError(f"{where}: named in the manifest, but missing; prepare the corpus again") from None
+
+
+def open_tokenizer(uri: str, manifest: Manifest) -> "PreTrainedTokenizerBase":
+    """The tokenizer that the corpus at `uri` was made with. Raises as `copy_tokenizer`."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy_tokenizer(uri, manifest, folder)
+        return load_tokenizer(folder)
+
+
+def needle_vocabulary(tokenizer: "PreTrainedTokenizerBase") -> NeedleVocabulary | None:
+    """The block of needle tokens in this tokenizer, or None if it is not there as `NeedleVocabulary` lays it out."""
+    vocabulary = tokenizer.get_vocab()
+    first = vocabulary.get(NeedleVocabulary(first_id=0).tokens()[0])
+    if first is None:
+        return None
+    block = NeedleVocabulary(first_id=first)
+    in_order = all(vocabulary.get(name) == first + number for number, name in enumerate(block.tokens()))
+    return block if in_order else None
+
+
+def encode(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
+    """Token ids uint32 [num_tokens] of each text, in order, without added special tokens.
+
+    Marks like "<|eos|>" inside a text stay text: a document cannot end itself.
+    """
+    for batch in _batches(texts):
+        encoded = tokenizer(
+            batch,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        yield from (np.array(ids, dtype=np.uint32) for ids in encoded["input_ids"])
+
+
+def sentence_end_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """Ids whose text ends a sentence or a line, quotes, brackets and spaces after it aside; rising.
+
+    Found by decoding the whole vocabulary, so it holds for every tokenizer (papers.md 1c.5: fixed ids do not).
+    """
+    special = set(tokenizer.all_special_ids)
+    texts = tokenizer.batch_decode(
+        [[number] for number in range(len(tokenizer))], skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    ends = [text.rstrip(_TRAILING).endswith(_SENTENCE_ENDS) for text in texts]
+    return tuple(number for number, is_end in enumerate(ends) if is_end and number not in special)
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_TEXTS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

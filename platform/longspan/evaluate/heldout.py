@@ -1,0 +1,64 @@
+"""Held-out text from a prepared corpus: documents of one source, the long ones first.
+
+The only place of this room that opens a corpus; everything else works on plain arrays.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longspan.corpus.manifest import Manifest
+from longspan.corpus.shards import ShardReader
+from longspan.errors import ConfigError
+
+
+def held_out_documents(
+    manifest_uri: str, manifest: Manifest, source: str, longest: int, budget: int
+) -> list[NDArray[np.uint32]]:
+    """Documents of `source`, about `budget` tokens of them, the same for every model.
+
+    Args:
+        manifest_uri: directory of the corpus, local or s3://.
+        source: name of a text source that was kept out of training.
+        longest: tokens of the longest sequence to be cut from one; documents that hold it come before others.
+
+    Returns:
+        token ids uint32 [num_tokens] of each document, in the corpus's order.
+
+    Raises:
+        ConfigError: no such source, or one that holds needle tokens itself.
+        DataError: the corpus is damaged.
+    """
+    if source not in manifest.source_names:
+        raise ConfigError(f"evaluate.text_source: '{source}' is none of the manifest's sources {manifest.source_names}")
+    reader = ShardReader(manifest_uri, manifest)
+    numbers = np.flatnonzero(reader.index.source_id == manifest.source_names.index(source))
+    documents = []
+    for number, length in choose_documents(reader.index.length[numbers], longest, budget):
+        tokens, _ = reader.document(int(numbers[number]), 0, length)
+        documents.append(tokens.copy())
+    check_plain(documents, source, manifest.tokenizer.needle_first_id)
+    return documents
+
+
+def choose_documents(lengths: NDArray[np.int32], longest: int, budget: int) -> list[tuple[int, int]]:
+    """(number, tokens to read) of the documents chosen from `lengths` [num_documents], in rising order of number.
+
+    First those of at least `longest` tokens, then the others, each in the order given, until `budget` tokens are chosen; the
+    last one is cut to fit.
+    """
+    is_short = lengths < longest
+    order = np.argsort(is_short, kind="stable")
+    before = np.cumsum(lengths[order], dtype=np.int64) - lengths[order]
+    return sorted(
+        (int(number), int(min(lengths[number], budget - start)))
+        for number, start in zip(order, before, strict=True)
+        if start < budget
+    )
+
+
+def check_plain(documents: list[NDArray[np.uint32]], source: str, needle_first_id: int | None) -> None:
+    """Raises ConfigError where held-out text holds needle tokens: they would answer, or contradict, the needles hidden in it."""
+    if needle_first_id is not None and any((document >= needle_first_id).any() for document in documents):
+        raise ConfigError(
+            f"evaluate.text_source: '{source}' holds needle tokens; give a text source, which the needles are hidden in"
+        )

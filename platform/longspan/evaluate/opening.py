@@ -1,0 +1,85 @@
+"""A checkpoint opened to be evaluated: longspan's attention, any RoPE put over its own, both proven.
+
+So a base model can be asked at lengths beyond its window, untouched or with training-free NTK, PI or YaRN.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from longspan import storage
+from longspan.config.recipe import Model
+from longspan.errors import ConfigError
+from longspan.model import attention
+from longspan.model.load import DTYPES, assert_rope, read_config, rotary_modules
+from longspan.rope import RopeSettings, attention_scaling, from_hf, hf_max_position_embeddings, to_hf
+
+
+def open_for_evaluation(
+    model_path: str,
+    *,
+    rope: RopeSettings | None = None,
+    dtype: str = "bfloat16",
+    device: str = "auto",
+    drop_sliding_window: bool = False,
+) -> tuple[nn.Module, RopeSettings]:
+    """The causal LM at `model_path` in evaluation mode on `device`, and the RoPE settings that it was proven to run at.
+
+    Args:
+        model_path: Hugging Face directory (local or s3://) or hub name, safetensors weights.
+        rope: settings to use in place of the checkpoint's own.
+        dtype: `float32` or `bfloat16`; the rotary frequencies stay float32.
+        device: `auto` takes the GPU if there is one.
+        drop_sliding_window: attend to everything although the checkpoint has a sliding window; else it is refused.
+
+    Raises:
+        ConfigError: an unknown dtype, a model that cannot be read or is not supported (see `model.load.read_config`), or
+            frequencies that are not those asked for.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if dtype not in DTYPES:
+        raise ConfigError(f"evaluate: dtype {dtype}: must be one of {', '.join(DTYPES)}")
+    attention.register()
+    config = read_config(Model(path=model_path, drop_sliding_window=drop_sliding_window))
+    if rope is not None:
+        # The whole dictionary: transformers 5 ignores rope_theta= and fills what is left out with wrong values.
+        config.rope_parameters = to_hf(rope)
+        config.max_position_embeddings = hf_max_position_embeddings(rope, config.max_position_embeddings)
+    settings = from_hf(config.to_dict())
+    source = str(storage.local_directory(model_path)) if storage.is_remote(model_path) else model_path
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=DTYPES[dtype],
+            attn_implementation=attention.NAME,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"evaluate: cannot load safetensors weights from '{model_path}' ({reason})") from None
+    model = model.to(resolve_device(device)).eval()
+    assert_settings(model, rope or settings)
+    return model, settings
+
+
+def resolve_device(device: str) -> str:
+    """`device`, with `auto` resolved to `cuda` or `cpu`."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def assert_settings(model: nn.Module, settings: RopeSettings) -> None:
+    """Raises ConfigError unless every rotary module has the frequencies of `settings`, in float32, and its attention scaling."""
+    assert_rope(model, settings)
+    expected = attention_scaling(settings)
+    for module in rotary_modules(model):
+        found = float(getattr(module, "attention_scaling", 1.0))
+        if abs(found - expected) > 1e-6 * expected:
+            raise ConfigError(
+                f"rope: the model scales cos and sin by {found:.6g}, expected {expected:.6g} for {to_hf(settings)}"
+            )

@@ -1,0 +1,201 @@
+"""One model, evaluated: needle grid over all lengths and loss by position at the longest, as JSON-able results.
+
+Called after training, by the comparison of methods, and by the command line; its results are what plots and report read.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from longspan.config.recipe import Recipe
+from longspan.corpus.manifest import Manifest, load_manifest
+from longspan.errors import ConfigError
+from longspan.evaluate.grid import NeedleGrid
+from longspan.evaluate.heldout import held_out_documents
+from longspan.evaluate.loss import loss_by_position
+from longspan.evaluate.needles import has_needle_tokens, needle_grid, vocabulary_from_tokenizer
+from longspan.evaluate.opening import open_for_evaluation, resolve_device
+from longspan.evaluate.plain_needles import plain_needle_grid
+from longspan.rope import RopeSettings, to_hf
+
+HAYSTACKS = 16
+"""Held-out text read for needles, in sequences of the longest length."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to ask a model.
+
+    Attributes:
+        lengths: context lengths of the needle grid in tokens; the loss is measured at the longest.
+        text_source: held-out text source of the manifest.
+        num_needles: needles a sequence, one in each depth bin.
+        examples: needle sequences a length.
+        seed: decides the needle sequences, the same for every model.
+        rope: settings in place of the checkpoint's own (training-free NTK, PI, YaRN); None keeps those.
+        dtype: `float32` or `bfloat16`.
+        device: `auto` takes the GPU if there is one.
+        batch_tokens: tokens a forward pass.
+        loss_windows: held-out windows read for the loss by position.
+        buckets: log-spaced buckets of positions.
+        drop_sliding_window: see `opening.open_for_evaluation`.
+    """
+
+    lengths: tuple[int, ...]
+    text_source: str
+    num_needles: int = 10
+    examples: int = 16
+    seed: int = 0
+    rope: RopeSettings | None = None
+    dtype: str = "bfloat16"
+    device: str = "auto"
+    batch_tokens: int = 16384
+    loss_windows: int = 16
+    buckets: int = 16
+    drop_sliding_window: bool = False
+
+
+def settings_of(recipe: Recipe, device: str = "auto") -> EvaluationSettings:
+    """The evaluation that a recipe asks for.
+
+    Raises:
+        ConfigError: `evaluate.lengths` or `evaluate.text_source` is not given.
+    """
+    asked = recipe.evaluate
+    if not asked.lengths:
+        raise ConfigError("evaluate.lengths: empty; give the context lengths to evaluate, for example [1024, 4096]")
+    if asked.text_source is None:
+        raise ConfigError("evaluate.text_source: not given; name the manifest's held-out text source")
+    return EvaluationSettings(
+        lengths=tuple(sorted(set(asked.lengths))),
+        text_source=asked.text_source,
+        num_needles=asked.needles,
+        examples=asked.examples,
+        seed=recipe.seed,
+        dtype=recipe.model.dtype,
+        device=device,
+        drop_sliding_window=recipe.model.drop_sliding_window,
+    )
+
+
+def evaluate_model(
+    model_path: str,
+    manifest_uri: str,
+    settings: EvaluationSettings,
+    *,
+    report: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Opens the model, asks it, and returns the answers.
+
+    The needles are needle tokens where the corpus's tokenizer has them, and plain sentences otherwise.
+
+    Args:
+        model_path: Hugging Face directory (local or s3://) or hub name. Lengths beyond its window are asked all the same.
+        manifest_uri: directory of the prepared corpus, which holds the tokenizer and the held-out text.
+        report: called with a line after each length.
+
+    Returns:
+        {model, rope, dtype, device, text_source, needle: NeedleGrid.to_dict(), loss_by_position: LossCurve.to_dict(),
+        tokens: read by the model, seconds: spent reading them}.
+
+    Raises:
+        ConfigError: the model cannot be opened as asked, its tokenizer is not the corpus's, or a setting is out of range.
+        DataError: the corpus is damaged or its held-out text too short.
+    """
+    from longspan.corpus.tokenizer import open_tokenizer
+
+    if not settings.lengths or min(settings.lengths) < 2:
+        raise ConfigError(
+            f"evaluate.lengths: {list(settings.lengths)}; needs at least one length, each of 2 tokens or more"
+        )
+    longest = max(settings.lengths)
+    manifest = load_manifest(manifest_uri)
+    budget = longest * max(HAYSTACKS, settings.loss_windows)
+    documents = held_out_documents(manifest_uri, manifest, settings.text_source, longest, budget)
+    tokenizer = open_tokenizer(manifest_uri, manifest)
+    check_tokenizer(model_path, tokenizer)
+    device = resolve_device(settings.device)
+    model, rope = open_for_evaluation(
+        model_path,
+        rope=settings.rope,
+        dtype=settings.dtype,
+        device=device,
+        drop_sliding_window=settings.drop_sliding_window,
+    )
+    check_vocabulary(model, manifest, model_path)
+    start = time.perf_counter()
+    grid = _grid(model, tokenizer, np.concatenate(documents), settings, device, report)
+    curve = loss_by_position(
+        model,
+        documents,
+        longest,
+        windows=settings.loss_windows,
+        buckets=settings.buckets,
+        device=device,
+        batch_tokens=settings.batch_tokens,
+    )
+    seconds = time.perf_counter() - start
+    if report is not None:
+        report(f"loss by position: {longest:,} tokens: {curve.mean:.3f} nats per token")
+    return {
+        "model": model_path,
+        "rope": to_hf(rope),
+        "dtype": settings.dtype,
+        "device": device,
+        "text_source": settings.text_source,
+        "needle": grid.to_dict(),
+        "loss_by_position": curve.to_dict(),
+        "tokens": settings.examples * sum(grid.lengths) + curve.windows * longest,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _grid(
+    model: Any,
+    tokenizer: Any,
+    text: Any,
+    settings: EvaluationSettings,
+    device: str,
+    report: Callable[[str], None] | None,
+) -> NeedleGrid:
+    options: dict[str, Any] = {
+        "num_needles": settings.num_needles,
+        "examples": settings.examples,
+        "seed": settings.seed,
+        "device": device,
+        "batch_tokens": settings.batch_tokens,
+        "report": report,
+    }
+    if has_needle_tokens(tokenizer):
+        return needle_grid(model, vocabulary_from_tokenizer(tokenizer), text, settings.lengths, **options)
+    return plain_needle_grid(model, tokenizer, text, settings.lengths, **options)
+
+
+def check_tokenizer(model_path: str, tokenizer: Any) -> None:
+    """Raises ConfigError where the model brings a tokenizer of its own that numbers tokens otherwise than the corpus's."""
+    from longspan.model.load import open_tokenizer
+
+    own = open_tokenizer(model_path)
+    if own is None:
+        return
+    found, expected = own.get_vocab(), tokenizer.get_vocab()
+    different = [token for token in found.keys() | expected.keys() if found.get(token) != expected.get(token)]
+    if different:
+        token = min(different)
+        raise ConfigError(
+            f"evaluate: the tokenizer of '{model_path}' is not the corpus's: {len(different)} tokens differ, {token!r} is"
+            f" {found.get(token)} there and {expected.get(token)} in the corpus; prepare the corpus with the model's tokenizer"
+        )
+
+
+def check_vocabulary(model: Any, manifest: Manifest, model_path: str) -> None:
+    """Raises ConfigError where the corpus has token ids that the model has no embedding for."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if manifest.tokenizer.vocab_size > rows:
+        raise ConfigError(
+            f"evaluate: '{model_path}' has {rows} token embeddings, the corpus's tokenizer {manifest.tokenizer.vocab_size}"
+            " tokens; evaluate it on a corpus prepared with its own tokenizer"
+        )

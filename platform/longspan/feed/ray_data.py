@@ -1,0 +1,96 @@
+"""The feed on Ray Data: indices stream in, workers make micro-batches, each data-parallel group gets its own, in order.
+
+Ray Train's default hands every worker other rows and drops some to even them out. Here all ranks of a sequence-parallel group are
+given the same stream; only the group's first rank reads it and passes each micro-batch on (`train.exchange`), so nothing is read
+twice. A restarted worker group starts at the step of the newest checkpoint: the stream is built anew from that index.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import DataIterator, Dataset, ExecutionOptions, ExecutionResources
+from ray.train import DataConfig
+
+from longspan.feed.batch import MicroBatch
+from longspan.feed.source import FeedSpec, group_indices, open_source
+
+DATASET = "samples"
+_ARRAYS = ("input_ids", "positions", "labels", "loss_weight", "cu_seqlens")
+_BATCHES_PER_TASK = 16
+
+
+def make_table(table: pa.Table, spec: FeedSpec) -> pa.Table:
+    """Micro-batches of the indices in column `id`, one row each. Runs on Ray Data's workers."""
+    source = open_source(spec)
+    indices = table.column("id").to_pylist()
+    batches = [source.micro_batch(index) for index in indices]
+    columns = {name: pa.array([getattr(batch, name) for batch in batches]) for name in _ARRAYS}
+    return pa.table({"id": indices, "first_sample": [batch.first_sample for batch in batches], **columns})
+
+
+def read_table(table: pa.Table) -> MicroBatch:
+    """The one row of `table` as a micro-batch."""
+    arrays = {name: table.column(name).combine_chunks().flatten().to_numpy() for name in _ARRAYS}
+    return MicroBatch(first_sample=table.column("first_sample")[0].as_py(), **arrays)
+
+
+def group_dataset(spec: FeedSpec, first_step: int, num_steps: int, group: int, groups: int) -> Dataset:
+    """Lazy stream of the micro-batches of one data-parallel group, in the order of the steps."""
+    per_step = spec.micro_batches_per_step // groups
+    count = (num_steps - first_step) * per_step
+
+    def to_global(table: pa.Table) -> pa.Table:
+        local = table.column("id").to_numpy()
+        steps = first_step + local // per_step
+        starts = np.array([group_indices(spec, int(step), group, groups).start for step in steps], dtype=np.int64)
+        return make_table(pa.table({"id": starts + local % per_step}), spec)
+
+    blocks = max(1, -(-count // _BATCHES_PER_TASK))
+    return ray.data.range(count, override_num_blocks=blocks).map_batches(
+        to_global, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+    )
+
+
+class SequenceParallelDataConfig(DataConfig):
+    """Gives rank r the stream of data-parallel group r // sequence_parallel, from the first step that is not yet trained."""
+
+    def __init__(
+        self,
+        spec: FeedSpec,
+        sequence_parallel: int,
+        num_steps: int,
+        first_step: Callable[[], int],
+        feed_workers: int,
+    ) -> None:
+        super().__init__(datasets_to_split="all")
+        self._spec = spec
+        self._sequence_parallel = sequence_parallel
+        self._num_steps = num_steps
+        self._first_step = first_step
+        self._feed_workers = feed_workers
+
+    def configure(
+        self, datasets: dict[str, Dataset], world_size: int, *args: Any, **kwargs: Any
+    ) -> list[dict[str, DataIterator]]:
+        """One list entry a rank; the dataset handed in is a placeholder (Ray Train wants one to call this at all)."""
+        first_step = self._first_step()
+        groups = world_size // self._sequence_parallel
+        iterators = []
+        for group in range(groups):
+            dataset = group_dataset(self._spec, first_step, self._num_steps, group, groups)
+            dataset.context.execution_options = ExecutionOptions(
+                preserve_order=True,
+                resource_limits=ExecutionResources(cpu=max(1, self._feed_workers // groups)),
+            )
+            dataset.context.enable_progress_bars = False
+            iterators.extend(dataset.streaming_split(1))
+        return [{DATASET: iterators[rank // self._sequence_parallel]} for rank in range(world_size)]
+
+
+def stream(iterator: DataIterator, prefetch: int) -> Iterator[MicroBatch]:
+    """Micro-batches of the group's stream in order."""
+    for table in iterator.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=prefetch):
+        yield read_table(table)

@@ -1,0 +1,200 @@
+"""The run on Ray: a Ray Train worker group around the same loop, fed by Ray Data, restarted from the last commit.
+
+What is to last (metrics, checkpoints, result) lies in the run directory; Ray's own storage holds its bookkeeping only.
+"""
+
+import json
+import os
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+from longspan import storage
+from longspan.checkpoint.commit import Commit, newest_commit, step_uri
+from longspan.config.load import fingerprint
+from longspan.config.recipe import Recipe
+from longspan.errors import LaunchError, LongspanError, StorageError
+from longspan.feed.source import feed_spec
+from longspan.launch.follow import follow_metrics
+
+_STARTED_HERE = False
+
+
+def connect(recipe: Recipe) -> None:
+    """Join the cluster of `parallel.address`, RAY_ADDRESS or the surrounding job; else start one on this machine.
+
+    The package travels with the job (`py_modules`), so that workers run the driver's code whatever is installed there.
+
+    Raises:
+        LaunchError: the cluster cannot be reached.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = recipe.parallel.address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        start_cluster(recipe.parallel.num_workers * recipe.parallel.cpus_per_worker + recipe.parallel.feed_workers)
+        return
+    package = Path(__file__).resolve().parents[1]
+    try:
+        ray.init(address=address, runtime_env={"py_modules": [str(package)]}, log_to_driver=True)
+    except (ConnectionError, ValueError) as error:
+        raise LaunchError(f"parallel.address: no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from None
+
+
+def start_cluster(cpus: float) -> None:
+    """A Ray cluster of this machine for this process, with at least `cpus` CPU slots; no dashboard, loopback only."""
+    import logging
+
+    import ray
+
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    slots = max(int(cpus + 0.999), os.cpu_count() or 1)
+    ray.init(
+        num_cpus=slots,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        logging_level=logging.WARNING,
+        log_to_driver=os.environ.get("LONGSPAN_WORKER_LOGS", "1") == "1",
+    )
+
+
+def wants_gpu(recipe: Recipe) -> bool:
+    import ray
+
+    available = ray.cluster_resources().get("GPU", 0)
+    if recipe.parallel.use_gpu is True and available < recipe.parallel.num_workers:
+        raise LaunchError(
+            f"parallel.use_gpu: {recipe.parallel.num_workers} workers need as many GPUs, the cluster has {available:g}"
+        )
+    return available >= recipe.parallel.num_workers if recipe.parallel.use_gpu == "auto" else recipe.parallel.use_gpu
+
+
+def check_resources(recipe: Recipe) -> None:
+    """Raises LaunchError where the feed would wait for ever because the training workers take every CPU slot."""
+    import ray
+
+    parallel = recipe.parallel
+    cpus = ray.cluster_resources().get("CPU", 0)
+    needed = parallel.num_workers * parallel.cpus_per_worker + parallel.feed_workers
+    if cpus < needed:
+        raise LaunchError(
+            f"parallel: {parallel.num_workers} workers x {parallel.cpus_per_worker:g} CPUs + {parallel.feed_workers} for"
+            f" the feed = {needed:g} CPU slots, the cluster has {cpus:g}; lower parallel.cpus_per_worker (it may be a"
+            " fraction) or parallel.num_workers"
+        )
+
+
+def run_on_ray(recipe: Recipe, show_progress: bool = True) -> None:
+    """Train on Ray; returns when the run is finished.
+
+    Raises:
+        LongspanError: what a worker found wrong, or LaunchError when workers kept failing.
+    """
+    connect(recipe)
+    check_resources(recipe)
+    marker = storage.join(recipe.run_uri, f"fatal-{uuid.uuid4().hex[:12]}.json")
+    with tempfile.TemporaryDirectory(prefix="longspan-ray-") as directory, follow_metrics(recipe, show_progress):
+        trainer = make_trainer(recipe, directory, marker)
+        failure = None
+        try:
+            trainer.fit()
+        except Exception as error:  # whatever Ray Train raises: the cause is in the marker or in its message
+            failure = error
+    raise_fatal(marker)
+    if failure is not None:
+        raise LaunchError(
+            f"the workers of {recipe.name} failed more than parallel.max_failures {recipe.parallel.max_failures} times;"
+            f" run the same command to go on from the last checkpoint. Last cause: {_last_line(failure)}"
+        ) from failure
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def make_trainer(recipe: Recipe, storage_directory: str, marker: str) -> Any:
+    """The Ray Train trainer of a staged run."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from longspan.feed.ray_data import DATASET, SequenceParallelDataConfig
+
+    gpu = wants_gpu(recipe)
+    mark, run_uri = fingerprint(recipe), recipe.run_uri
+
+    def first_step() -> int:
+        commit = newest_commit(run_uri, mark)
+        return commit.step if commit else 0
+
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"recipe": recipe.model_dump(mode="json"), "gpu": gpu, "marker": marker},
+        scaling_config=ScalingConfig(
+            num_workers=recipe.parallel.num_workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": recipe.parallel.cpus_per_worker, **({"GPU": 1} if gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=f"{recipe.name}-{uuid.uuid4().hex[:8]}",
+            storage_path=storage_directory,
+            failure_config=FailureConfig(max_failures=recipe.parallel.max_failures),
+        ),
+        datasets={DATASET: ray.data.range(1)},
+        dataset_config=SequenceParallelDataConfig(
+            feed_spec(recipe),
+            recipe.parallel.sequence_parallel,
+            recipe.train.steps,
+            first_step,
+            recipe.parallel.feed_workers,
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=1800),
+    )
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """One Ray Train worker. A user's mistake is written down and ends the run; anything else is for Ray to restart."""
+    import ray.train
+
+    from longspan.config.load import parse
+    from longspan.feed.ray_data import DATASET, stream
+    from longspan.train.loop import Runtime, run_training
+    from longspan.train.world import join_world
+
+    if storage.exists(config["marker"]):
+        return
+    recipe = parse(Recipe, config["recipe"], "recipe")
+
+    def report(metrics: dict[str, Any], commit: Commit) -> None:
+        ray.train.report({**metrics, "checkpoint": step_uri(recipe.run_uri, commit.step)})
+
+    try:
+        world = join_world(recipe.parallel.sequence_parallel, config["gpu"])
+        shard = ray.train.get_dataset_shard(DATASET)
+        runtime = Runtime(
+            feed=lambda first: stream(shard, recipe.parallel.prefetch_batches),
+            report=report,
+            should_stop=lambda: False,
+            show_progress=storage.is_remote(recipe.run_uri),
+        )
+        run_training(recipe, world, runtime)
+    except LongspanError as error:
+        storage.write_json(config["marker"], {"type": type(error).__name__, "message": str(error)})
+        raise
+
+
+def raise_fatal(marker: str) -> None:
+    """Raise what a worker wrote down, as the error it was."""
+    import longspan.errors
+
+    try:
+        text = storage.read_text(marker)
+    except StorageError:
+        return
+    storage.delete(marker)
+    record = json.loads(text)
+    raise getattr(longspan.errors, record["type"], LongspanError)(record["message"])

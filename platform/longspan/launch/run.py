@@ -1,0 +1,90 @@
+"""`longspan train`: stage, train, evaluate, and leave a run directory that explains itself."""
+
+import time
+from importlib.metadata import version
+from typing import Any
+
+from longspan import storage
+from longspan.config.recipe import Recipe
+from longspan.launch.stage import stage_run
+from longspan.observe.metrics import read_metrics
+
+_PACKAGES = ("longspan", "torch", "transformers", "deepspeed", "ray")
+
+
+def train(recipe: Recipe, show_progress: bool = True) -> dict[str, Any]:
+    """Run the recipe to its end, going on where it stopped; returns RUN/summary.json.
+
+    `summary["finished"]` is False where a signal stopped it: the same call goes on.
+    """
+    stage_run(recipe)
+    started = time.perf_counter()
+    finished = True
+    if recipe.parallel.launch == "ray":
+        from longspan.launch.cluster import run_on_ray
+
+        run_on_ray(recipe, show_progress)
+    else:
+        from longspan.launch.local import run_local
+
+        finished = run_local(recipe, show_progress).finished
+    summary = summarise(recipe, finished, time.perf_counter() - started)
+    if finished and recipe.evaluate.lengths:
+        summary["evaluation"] = evaluate_run(recipe)
+    storage.write_json(storage.join(recipe.run_uri, "summary.json"), summary)
+    from longspan.observe.report import write_report
+
+    write_report(recipe.run_uri)
+    return summary
+
+
+def summarise(recipe: Recipe, finished: bool, wall_seconds: float) -> dict[str, Any]:
+    """What the run was and came to, from its own metrics and checkpoint."""
+    metrics = read_metrics(recipe.run_uri)
+    last = metrics[-1] if metrics else {}
+    summary: dict[str, Any] = {
+        "kind": "train",
+        "name": recipe.name,
+        "finished": finished,
+        "steps": last.get("step", 0),
+        "tokens": last.get("tokens", 0),
+        "seconds": sum(line["step_s"] for line in metrics),
+        "wall_seconds": wall_seconds,
+        "final_loss": last.get("loss"),
+        "max_position": max((line["max_position"] for line in metrics), default=None),
+        "target_length": recipe.data.target_length,
+        "model": recipe.model.path,
+        "positions": recipe.positions.type,
+        "workers": recipe.parallel.num_workers,
+        "sequence_parallel": recipe.parallel.sequence_parallel,
+        "versions": {package: version(package) for package in _PACKAGES},
+    }
+    if finished:
+        config = storage.read_json(storage.join(recipe.run_uri, "checkpoint", "config.json"))
+        summary["rope"] = config["rope_parameters"]
+        summary["checkpoint"] = storage.join(recipe.run_uri, "checkpoint")
+    return summary
+
+
+def evaluate_run(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's evaluation of its own checkpoint; on Ray, where the GPUs are."""
+    from longspan.evaluate import evaluate_model
+
+    settings = recipe.evaluate
+    arguments: dict[str, Any] = {
+        "model_path": storage.join(recipe.run_uri, "checkpoint"),
+        "manifest": recipe.data.manifest,
+        "text_source": settings.text_source,
+        "lengths": settings.lengths,
+        "num_needles": settings.needles,
+        "examples": settings.examples,
+        "seed": recipe.seed,
+    }
+    if recipe.parallel.launch == "local":
+        return evaluate_model(**arguments)
+    import ray
+
+    from longspan.launch.cluster import wants_gpu
+
+    task = ray.remote(evaluate_model).options(num_cpus=1, num_gpus=1 if wants_gpu(recipe) else 0)
+    return ray.get(task.remote(**arguments))

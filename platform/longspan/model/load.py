@@ -1,0 +1,155 @@
+"""A Hugging Face causal LM opened for training: families checked, RoPE set and asserted, our attention put in.
+
+transformers 5 ignores `rope_theta=` without a word, and fills keys left out of `rope_parameters` with wrong values, so the complete
+dictionary is written into the config and the frequencies of the built model are compared with our own.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from longspan import storage
+from longspan.config.recipe import Model, Rope
+from longspan.errors import ConfigError
+from longspan.model import attention
+from longspan.rope import RopeSettings, from_hf, hf_max_position_embeddings, inv_freq, to_hf
+from longspan.rope.resolve import resolve_rope
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def read_config(model: Model) -> Any:
+    """The transformers config of `model.path`, checked to be of a supported family.
+
+    Raises:
+        ConfigError: the path cannot be read, or the family, window or dropout is not supported.
+    """
+    from transformers import AutoConfig
+
+    directory = _directory(model)
+    try:
+        config = AutoConfig.from_pretrained(
+            directory, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"model.path: cannot read a model config at '{model.path}' ({reason}); give a directory with config.json or a"
+            " hub name that can be reached"
+        ) from None
+    if config.model_type not in FAMILIES:
+        raise ConfigError(
+            f"model.path: '{model.path}' is of type {config.model_type}; supported: {', '.join(FAMILIES)}"
+        )
+    if getattr(config, "attention_dropout", 0.0):
+        raise ConfigError(
+            f"model.path: '{model.path}' has attention_dropout {config.attention_dropout}; set it to 0 in its config.json"
+        )
+    if getattr(config, "sliding_window", None) is not None:
+        if not model.drop_sliding_window:
+            raise ConfigError(
+                f"model.path: '{model.path}' attends in a sliding window of {config.sliding_window} tokens, so it cannot"
+                " see further; set model.drop_sliding_window: true to train it with full attention"
+            )
+        config.sliding_window = None
+        if getattr(config, "layer_types", None):
+            config.layer_types = ["full_attention"] * config.num_hidden_layers
+        if hasattr(config, "use_sliding_window"):
+            config.use_sliding_window = False
+    return config
+
+
+def _directory(model: Model) -> str:
+    if storage.is_remote(model.path):
+        return str(storage.local_directory(model.path))
+    return model.path
+
+
+def head_dim(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def extend_config(config: Any, rope: Rope, target_length: int) -> RopeSettings:
+    """Write the recipe's RoPE, complete, and the target window into `config`; returns the settings."""
+    settings = resolve_rope(
+        from_hf(config.to_dict()), rope, head_dim(config), config.max_position_embeddings, target_length
+    )
+    config.rope_parameters = to_hf(settings)
+    window = max(target_length, config.max_position_embeddings)
+    config.max_position_embeddings = hf_max_position_embeddings(settings, window)
+    return settings
+
+
+def open_model(model: Model, rope: Rope, target_length: int, seed: int) -> tuple[nn.Module, RopeSettings]:
+    """The model in `model.dtype` with longspan's attention and the recipe's RoPE, on the CPU.
+
+    Raises:
+        ConfigError: see `read_config`; weights that are missing or not safetensors.
+    """
+    from transformers import AutoModelForCausalLM
+
+    attention.register()
+    config = read_config(model)
+    settings = extend_config(config, rope, target_length)
+    config.dtype = DTYPES[model.dtype]
+    if model.weights == "random":
+        torch.manual_seed(seed)
+        network = AutoModelForCausalLM.from_config(
+            config, attn_implementation=attention.NAME, dtype=DTYPES[model.dtype]
+        )
+    else:
+        try:
+            network = AutoModelForCausalLM.from_pretrained(
+                _directory(model),
+                config=config,
+                revision=model.revision,
+                dtype=DTYPES[model.dtype],
+                attn_implementation=attention.NAME,
+                use_safetensors=True,
+                trust_remote_code=model.trust_remote_code,
+            )
+        except OSError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"model.path: cannot load safetensors weights from '{model.path}' ({reason})") from None
+    network.config.use_cache = False
+    if model.gradient_checkpointing:
+        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    assert_rope(network, settings)
+    return network, settings
+
+
+def open_tokenizer(path: str, revision: str | None = None) -> Any:
+    """Tokenizer of a model directory or hub name; None where there is none."""
+    from transformers import AutoTokenizer
+
+    source = str(storage.local_directory(path)) if storage.is_remote(path) else path
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def rotary_modules(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(getattr(module, "inv_freq", None), torch.Tensor)]
+
+
+def assert_rope(network: nn.Module, settings: RopeSettings) -> None:
+    """Raises ConfigError unless every rotary module holds float32 frequencies equal to `settings`' own (relative 1e-5)."""
+    config: Any = network.config
+    expected = inv_freq(settings, head_dim(config))
+    modules = rotary_modules(network)
+    if not modules:
+        raise ConfigError(f"rope: {type(network).__name__} has no rotary embedding with inv_freq to check")
+    for module in modules:
+        found: torch.Tensor = module.inv_freq  # type: ignore[assignment]
+        if found.dtype != torch.float32:
+            raise ConfigError(f"rope: inv_freq of {type(module).__name__} is {found.dtype}, must be float32")
+        actual = found.detach().cpu().numpy()
+        if actual.shape != expected.shape or not np.allclose(actual, expected, rtol=1e-5, atol=0):
+            raise ConfigError(
+                f"rope: the model's frequencies are not those of {to_hf(settings)}; highest and lowest found"
+                f" {actual[0]:.6g}, {actual[-1]:.6g}, expected {expected[0]:.6g}, {expected[-1]:.6g}"
+            )

@@ -1,0 +1,141 @@
+"""The two-way door to Hugging Face config.json: plain dictionaries in and out, no transformers.
+
+`model` reads the base model through it and `checkpoint` writes the extended one. Exports are complete and carry their
+type, since a missing key is silently replaced by a wrong value and a missing type silently means "unscaled".
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from longspan.errors import ConfigError
+from longspan.rope.settings import OPTIONAL_KEYS, REQUIRED_KEYS, RopeSettings, from_mapping
+
+
+def to_hf(settings: RopeSettings) -> dict[str, Any]:
+    """Complete `rope_parameters` of transformers 5: rope_type, rope_theta and every key that the type reads.
+
+    Optional keys of "yarn" are written only when set. "dynamic" reads its original window from the config's
+    max_position_embeddings alone: see `hf_max_position_embeddings`.
+    """
+    parameters: dict[str, Any] = {"rope_type": settings.rope_type, "rope_theta": float(settings.rope_theta)}
+    for key in (*REQUIRED_KEYS[settings.rope_type], *OPTIONAL_KEYS[settings.rope_type]):
+        value = getattr(settings, key)
+        if value is None or (settings.rope_type == "dynamic" and key == "original_max_position_embeddings"):
+            continue
+        parameters[key] = value if isinstance(value, bool) or key.startswith("original") else float(value)
+    if settings.partial_rotary_factor != 1:
+        parameters["partial_rotary_factor"] = float(settings.partial_rotary_factor)
+    return parameters
+
+
+def legacy_keys(settings: RopeSettings) -> dict[str, Any]:
+    """Top-level keys for readers older than transformers 5: rope_theta and rope_scaling (None for "default").
+
+    To be written beside `rope_parameters`. transformers 5 lets a rope_scaling win over rope_parameters, so both say
+    the same. The type is under both of its names; a partial rotation is repeated at the top level, where it used to be.
+    """
+    scaling = to_hf(settings)
+    keys: dict[str, Any] = {"rope_theta": scaling.pop("rope_theta"), "rope_scaling": None}
+    if "partial_rotary_factor" in scaling:
+        keys["partial_rotary_factor"] = scaling.pop("partial_rotary_factor")
+    if settings.rope_type != "default":
+        keys["rope_scaling"] = {"type": settings.rope_type, **scaling}
+    return keys
+
+
+def hf_max_position_embeddings(settings: RopeSettings, target_length: int) -> int:
+    """What to write as max_position_embeddings: the target length, but the original window for "dynamic".
+
+    transformers takes "dynamic"'s original window from this key, so writing the target there would switch scaling off.
+    """
+    if settings.rope_type == "dynamic" and settings.original_max_position_embeddings is not None:
+        return settings.original_max_position_embeddings
+    return target_length
+
+
+def from_hf(config: Mapping[str, Any]) -> RopeSettings:
+    """`RopeSettings` of a model's config.json as a dictionary (or of `config.to_dict()`).
+
+    Reads `rope_parameters` (transformers 5) and the older rope_theta + rope_scaling, with the type as "rope_type" or
+    "type". A window outside the rope dictionary (Phi-3's top-level original_max_position_embeddings) is used as
+    transformers does.
+
+    Raises:
+        ConfigError: the two forms disagree; no base; scaling without a type; one dictionary per layer type; an unknown,
+            missing or misplaced key; a bad value.
+    """
+    new = _settings_of(config, config.get("rope_parameters"), "rope_parameters")
+    old = _settings_of(config, config.get("rope_scaling"), "rope_scaling")
+    if new is not None and old is not None and new != old:
+        raise ConfigError(
+            f"rope.rope_type: the config's rope_parameters ({to_hf(new)}) and rope_scaling ({to_hf(old)}) disagree; "
+            "keep the one that the model was trained with"
+        )
+    settings = new or old
+    if settings is not None:
+        return settings
+    if config.get("rope_theta") is None:
+        raise ConfigError(
+            "rope.rope_theta is missing: the config has neither rope_parameters nor rope_theta; older models leave it "
+            "to their class, so load the config with transformers and save it again"
+        )
+    return from_mapping({"rope_type": "default", **_top_level(config)})
+
+
+def _settings_of(config: Mapping[str, Any], section: Any, name: str) -> RopeSettings | None:
+    if not section:
+        return None
+    given = {key: value for key, value in section.items() if value is not None}
+    nested = [key for key, value in given.items() if isinstance(value, Mapping)]
+    if nested:
+        raise ConfigError(
+            f"rope.{nested[0]}: the config's {name} has one dictionary per layer type; longspan extends models with "
+            "one RoPE for all layers"
+        )
+    rope_type = _rope_type(given, name)
+    top_level = _top_level(config)
+    theta = given.get("rope_theta", top_level.get("rope_theta"))
+    if theta != top_level.get("rope_theta", theta):
+        raise ConfigError(
+            f"rope.rope_theta is {theta} in the config's {name} but {top_level['rope_theta']} at its top level; "
+            "transformers 5 reads the first and older versions the second, make them equal"
+        )
+    given = {**top_level, **given, "rope_type": rope_type}
+    original = _original_window(config, given)
+    given.pop("original_max_position_embeddings", None)
+    if original is not None:
+        given["original_max_position_embeddings"] = original
+    return from_mapping(given)
+
+
+def _rope_type(given: dict[str, Any], name: str) -> Any:
+    """The type under either name; both are taken out of `given`. Without a type only a bare base is believed."""
+    types = {given.pop(key) for key in ("rope_type", "type") if key in given}
+    if len(types) > 1:
+        raise ConfigError(f"rope.rope_type: the config's {name} has both {' and '.join(sorted(map(repr, types)))}")
+    if types:
+        return types.pop()
+    scaling = sorted(set(given) - {"rope_theta", "partial_rotary_factor"})
+    if scaling:
+        raise ConfigError(
+            f"rope.rope_type is missing in the config's {name} beside {', '.join(scaling)}; "
+            "transformers would load it unscaled, add the type"
+        )
+    return "default"
+
+
+def _top_level(config: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("rope_theta", "partial_rotary_factor")
+    return {key: config[key] for key in keys if config.get(key) is not None}
+
+
+def _original_window(config: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """The window before scaling, from where transformers takes it; None for types that read none."""
+    match given["rope_type"]:
+        case "default" | "linear":
+            return None
+        case "dynamic":
+            return config.get("max_position_embeddings", given.get("original_max_position_embeddings"))
+        case _:
+            inside = given.get("original_max_position_embeddings")
+            return config.get("original_max_position_embeddings", inside)

@@ -1,0 +1,61 @@
+"""One way to open a URI, local path or `s3://bucket/key`: retries, digests, atomic writes.
+
+Used by driver, Ray tasks and train workers alike for shards, plans, run folders, checkpoints and results.
+"""
+
+from longspan.storage.arrow import arrow_filesystem, open_input
+from longspan.storage.digest import digest_bytes, digest_file
+from longspan.storage.failures import NotFoundError
+from longspan.storage.objects import (
+    delete,
+    delete_tree,
+    download_file,
+    exists,
+    list_files,
+    list_folders,
+    read_bytes,
+    read_json,
+    read_text,
+    size,
+    upload_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from longspan.storage.retry import RetryPolicy, get_policy, set_policy, use_policy
+from longspan.storage.trees import download_tree, local_copy, local_directory, upload_tree
+from longspan.storage.uri import absolute, is_remote, join, relative_name
+
+__all__ = [
+    "NotFoundError",
+    "RetryPolicy",
+    "absolute",
+    "arrow_filesystem",
+    "delete",
+    "delete_tree",
+    "digest_bytes",
+    "digest_file",
+    "download_file",
+    "download_tree",
+    "exists",
+    "get_policy",
+    "is_remote",
+    "join",
+    "list_files",
+    "list_folders",
+    "local_copy",
+    "local_directory",
+    "open_input",
+    "read_bytes",
+    "read_json",
+    "read_text",
+    "relative_name",
+    "set_policy",
+    "size",
+    "upload_file",
+    "upload_tree",
+    "use_policy",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]

@@ -1,0 +1,147 @@
+"""The S3 client: one s3fs instance per process and environment, and one request through it under the retry policy.
+
+Only s3fs's session, event loop and signing are used; its own retries, listing cache and instance cache are off.
+"""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from longspan.storage.failures import DamagedTransferError, error_status, understand
+from longspan.storage.retry import RetryPolicy, call_with_retries, get_policy
+from longspan.storage.uri import Location
+
+if TYPE_CHECKING:
+    from s3fs import S3FileSystem
+
+# Whatever of the environment decides where requests go and who signs them: another value means another client.
+_ENVIRONMENT = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_PROFILE",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_CA_BUNDLE",
+)
+_MAX_CONNECTIONS = 64
+
+# Not emptied after a fork, only looked up under another process id: closing the parent's clients in a child would take
+# the parent's sockets out of the epoll set that both share.
+_clients: dict[tuple[object, ...], "S3FileSystem"] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A store's answer: HTTP `status`, the parsed fields by their API names, and the body if the request has one."""
+
+    status: int
+    fields: dict[str, Any] = field(default_factory=dict)
+    body: bytes = b""
+
+
+def region() -> str | None:
+    """The region named by the environment. botocore itself reads AWS_DEFAULT_REGION alone, Arrow reads both."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+
+
+def request(
+    verb: str,
+    location: Location,
+    method: str,
+    *,
+    num_bytes: int = 0,
+    accept: Collection[int] = (),
+    policy: RetryPolicy | None = None,
+    **fields: Any,
+) -> Reply:
+    """One S3 API call ("get_object") on the bucket of `location`, tried until the policy's budget is spent.
+
+    `fields` are its parameters without Bucket. `num_bytes` is how much it moves at most, for the deadline of a try.
+    A status in `accept` (such as 404) is an answer and not a failure. `policy` defaults to that of the process.
+    Raises StorageError, NotFoundError.
+    """
+    policy = policy or get_policy()
+    timeout_s = policy.attempt_timeout_s(num_bytes)
+    key = _client_key(policy)
+
+    def attempt() -> Reply:
+        import fsspec.asyn
+
+        client = _client(key, policy)
+        try:
+            reply: Reply = fsspec.asyn.sync(
+                client.loop, _call, client, method, timeout=timeout_s, Bucket=location.bucket, **fields
+            )
+        except fsspec.asyn.FSTimeoutError as exception:
+            raise DamagedTransferError(f"no complete answer within {timeout_s:.1f} s") from exception
+        except Exception as exception:
+            status = error_status(exception)
+            if status is None or status not in accept:
+                raise
+            return Reply(status)
+        return reply
+
+    return call_with_retries(
+        attempt,
+        policy=policy,
+        doing=f"{verb} {location.uri}",
+        understand=lambda exception: understand(exception, verb, location),
+        log_in_again=lambda: _forget(key),
+    )
+
+
+async def _call(client: "S3FileSystem", method: str, **fields: Any) -> Reply:
+    # The public call_s3 is this coroutine run to its end; the body has to be read on the same event loop as well.
+    answer = await client._call_s3(method, **fields)
+    body = b""
+    if method == "get_object":
+        try:
+            body = await answer["Body"].read()
+        finally:
+            answer["Body"].close()
+        if len(body) != answer["ContentLength"]:
+            raise DamagedTransferError(f"{len(body)} of {answer['ContentLength']} bytes arrived")
+    return Reply(int(answer["ResponseMetadata"]["HTTPStatusCode"]), answer, body)
+
+
+def _client_key(policy: RetryPolicy) -> tuple[object, ...]:
+    environment = tuple(os.environ.get(name) for name in _ENVIRONMENT)
+    return (os.getpid(), policy.connect_timeout_s, policy.read_timeout_s, environment)
+
+
+def _client(key: tuple[object, ...], policy: RetryPolicy) -> "S3FileSystem":
+    client = _clients.get(key)
+    if client is None:
+        # Two threads may both make one; setdefault keeps a single winner, and the other never connected.
+        client = _clients.setdefault(key, _new_client(policy))
+    return client
+
+
+def _forget(key: tuple[object, ...]) -> None:
+    _clients.pop(key, None)
+
+
+def _new_client(policy: RetryPolicy) -> "S3FileSystem":
+    from s3fs import S3FileSystem
+
+    name = region()
+    client = S3FileSystem(
+        asynchronous=False,
+        skip_instance_cache=True,
+        use_listings_cache=False,
+        client_kwargs={"region_name": name} if name else {},
+        config_kwargs={
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
+            "connect_timeout": policy.connect_timeout_s,
+            "read_timeout": policy.read_timeout_s,
+            "max_pool_connections": _MAX_CONNECTIONS,
+            # Uploads carry Content-MD5 instead, which every store checks; newer checksums make older stores answer 411.
+            "request_checksum_calculation": "when_required",
+        },
+    )
+    client.retries = 1
+    return client

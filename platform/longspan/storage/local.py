@@ -1,0 +1,151 @@
+"""Files on this machine (or a shared mount): atomic writes, listings and deletions, with errors that name the path.
+
+The local half of `objects.py` and `trees.py`; `s3.py` is the other half and means the same by every operation.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+from longspan.errors import StorageError
+from longspan.storage.failures import NotFoundError
+from longspan.storage.uri import Uri
+
+_UNFINISHED = (
+    ".longspan-tmp"  # files being written; listings hide them, as a store hides an upload that is not complete
+)
+
+
+@contextmanager
+def local_errors(verb: str, path: Uri) -> Iterator[None]:
+    """Turn an OSError of the body into StorageError "cannot VERB PATH: ...", NotFoundError if the path is not there."""
+    start = f"cannot {verb} {os.fspath(path)}"
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{start}: it does not exist") from error
+    except IsADirectoryError as error:
+        raise StorageError(f"{start}: it is a folder, not a file") from error
+    except (NotADirectoryError, FileExistsError) as error:
+        kind = StorageError if verb == "write" else NotFoundError
+        raise kind(f"{start}: a part of the path is a file, not a folder") from error
+    except PermissionError as error:
+        raise StorageError(f"{start}: permission denied for user id {os.geteuid()}") from error
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "; free some space or choose another folder" if full else ""
+        raise StorageError(f"{start}: {error.strerror or error}{mend}") from error
+
+
+def open_file(path: str) -> BinaryIO:
+    """The file, opened for reading. Only the opening is guarded by `local_errors`."""
+    with local_errors("read", path):
+        return open(path, "rb")
+
+
+def read(path: str, start: int, end: int | None) -> bytes:
+    """Bytes [start, end) of the file; fewer where it ends earlier."""
+    with open_file(path) as file, local_errors("read", path):
+        file.seek(start)
+        return file.read() if end is None else file.read(end - start)
+
+
+@contextmanager
+def replacing(path: Uri) -> Iterator[str]:
+    """A temporary name beside `path` for the body to write; on success it is flushed and becomes `path` in one step.
+
+    A reader sees the old content or the new, never a part of it, also after a crash. Missing folders are made.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    temporary = os.path.join(folder, f".{secrets.token_hex(8)}{_UNFINISHED}")
+    with local_errors("write", path):
+        os.makedirs(folder, exist_ok=True)
+        try:
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(folder)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def write(path: str, data: bytes | bytearray | memoryview) -> None:
+    """Make `data` the content of `path`, atomically."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+
+
+def copy(source: str, target: str) -> None:
+    """Write the content of `source` to `target`, not atomically: for the body of `replacing`."""
+    with open_file(source) as reader, local_errors("write", target), open(target, "wb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+def _flush(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot flush a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def walk(path: str) -> Iterator[str]:
+    """Relative names ("/" between folders) of all files below `path`; nothing if it is not a folder.
+
+    Links are followed, but no folder is entered twice. Raises StorageError for a link to nothing.
+    """
+    yield from _walk(path, "", set())
+
+
+def _walk(path: str, prefix: str, seen: set[str]) -> Iterator[str]:
+    real = os.path.realpath(path)
+    if real in seen:
+        return
+    seen.add(real)
+    for entry in _scan(path):
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", seen)
+        elif entry.is_file():
+            if not entry.name.endswith(_UNFINISHED):
+                yield prefix + entry.name
+        elif entry.is_symlink() and not os.path.exists(entry.path):
+            raise StorageError(f"cannot list {path}: {entry.name} is a link to nothing; mend or remove it")
+
+
+def _scan(path: str) -> list[os.DirEntry[str]]:
+    try:
+        with local_errors("list", path), os.scandir(path) as entries:
+            return list(entries)
+    except NotFoundError:  # not there, a file, or removed since its name was read
+        return []
+
+
+def list_names(path: str, *, folders: bool) -> list[str]:
+    """Sorted names directly in `path`: its folders, or its files."""
+    entries = _scan(path)
+    if folders:
+        return sorted(entry.name for entry in entries if entry.is_dir())
+    return sorted(entry.name for entry in entries if entry.is_file() and not entry.name.endswith(_UNFINISHED))
+
+
+def delete(path: str) -> None:
+    """Remove the file; not there is fine."""
+    with suppress(NotFoundError), local_errors("delete", path):
+        os.unlink(path)
+
+
+def delete_tree(path: str) -> None:
+    """Remove the folder and all in it; not there is fine. Raises StorageError for the root and the home folder."""
+    if os.path.realpath(path) in ("/", os.path.realpath(os.path.expanduser("~"))):
+        raise StorageError(f"cannot delete {path}: refusing to delete the root or the home folder")
+    with suppress(NotFoundError), local_errors("delete", path):
+        shutil.rmtree(path)

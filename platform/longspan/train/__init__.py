@@ -1,0 +1,1 @@
+"""One step that reads like the paper, one loop; knows no Ray."""

@@ -1,0 +1,153 @@
+"""The training loop, the same on a laptop, one GPU and a cluster: resume or begin, step, save, export."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from longspan import storage
+from longspan.checkpoint.commit import Commit
+from longspan.checkpoint.export import export_model
+from longspan.checkpoint.state import StoredState, find_resume, load_optimizer, load_weights, save_state
+from longspan.config.load import fingerprint
+from longspan.config.recipe import Recipe
+from longspan.errors import CheckpointError
+from longspan.feed.batch import MicroBatch
+from longspan.model.attention import Documents
+from longspan.model.load import DTYPES, open_model, open_tokenizer
+from longspan.model.loss import CausalLMLoss
+from longspan.model.probe import require_structure
+from longspan.rope import RopeSettings
+from longspan.topology import check_attention_heads
+from longspan.train.engine import accumulation_steps, attention_layout, build_engine
+from longspan.train.exchange import RankBatch, share
+from longspan.train.memory import keep_freed_memory
+from longspan.train.recorder import Recorder
+from longspan.train.schedule import learning_rate
+from longspan.train.step import train_step
+from longspan.train.world import World
+
+Feed = Callable[[int], Iterator[MicroBatch]]
+"""First step (0-based) -> this rank's group's micro-batches from there on; called on ranks that read."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What differs between the ways to run: where micro-batches come from, who is told, who may ask to stop."""
+
+    feed: Feed
+    report: Callable[[dict[str, Any], Commit], None]
+    should_stop: Callable[[], bool]
+    show_progress: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`finished` is False where `should_stop` ended the run early; it goes on from step `steps`."""
+
+    finished: bool
+    steps: int
+    settings: RopeSettings
+
+
+def run_training(recipe: Recipe, world: World, runtime: Runtime) -> Trained:
+    """Train `recipe` from its newest checkpoint, or from the beginning; every rank calls this.
+
+    Raises:
+        LongspanError: the subclasses of the rooms it goes through; the same on every rank unless a rank alone failed.
+    """
+    if world.device.type == "cpu":
+        keep_freed_memory()
+    if recipe.train.threads:
+        torch.set_num_threads(recipe.train.threads)
+    mark = fingerprint(recipe)
+    commit = find_resume(recipe.run_uri, mark)
+    engine, layout, settings = _build(recipe, world, commit)
+    done = commit.step if commit else 0
+
+    if done < recipe.train.steps:
+        done = _steps(engine, layout, recipe, world, runtime, done, mark)
+    finished = done == recipe.train.steps
+    if finished:
+        tokenizer = open_tokenizer(recipe.model.path, recipe.model.revision) if world.rank == 0 else None
+        target = storage.join(recipe.run_uri, "checkpoint")
+        export_model(engine, settings, tokenizer, DTYPES[recipe.model.dtype], target)
+    engine.destroy()
+    return Trained(finished, done, settings)
+
+
+def _build(recipe: Recipe, world: World, commit: Commit | None) -> tuple[Any, Documents, RopeSettings]:
+    network, settings = open_model(recipe.model, recipe.rope, recipe.data.target_length, recipe.seed)
+    config: Any = network.config
+    check_attention_heads(config.num_attention_heads, config.num_key_value_heads, world.topology.sequence_parallel)
+    forward = CausalLMLoss(network, recipe.train.loss_chunk)
+    state = StoredState(recipe.run_uri, commit) if commit else None
+    if state:
+        load_weights(forward, state)
+    forward.train()
+    engine = build_engine(forward, settings, recipe, world)
+    layout = attention_layout(forward, recipe, world)
+    require_structure(
+        forward,
+        layout,
+        config.vocab_size,
+        world.device,
+        world.topology.sequence_parallel,
+        world.sequence_rank,
+        world.sequence_group,
+    )
+    if state and commit:
+        load_optimizer(engine, state, commit.step)
+    return engine, layout, settings
+
+
+def _steps(
+    engine: Any, layout: Documents, recipe: Recipe, world: World, runtime: Runtime, first: int, mark: str
+) -> int:
+    """Steps [first, recipe.train.steps); returns how many are done when it ends."""
+    train = recipe.train
+    accumulation = accumulation_steps(recipe, world)
+    feed = runtime.feed(first) if world.reads else None
+    with ExitStack() as stack:
+        record = stack.enter_context(Recorder(recipe, first, runtime.show_progress)) if world.rank == 0 else None
+        for step in range(first, train.steps):
+            started = time.perf_counter()
+            batches, waited = _next_batches(feed, accumulation, world, layout)
+            _expect_sample(batches[0], recipe, world, step, accumulation)
+            lr = learning_rate(train, step)
+            result = train_step(engine, batches, world, step + 1, lr)
+            if record:
+                record(step + 1, result, lr, time.perf_counter() - started, waited)
+            done, stop = step + 1, runtime.should_stop()
+            if stop or done == train.steps or (train.save_every and done % train.save_every == 0):
+                if record:
+                    record.flush()
+                commit = save_state(
+                    engine, recipe.run_uri, done, done * train.global_batch_size, mark, train.keep_checkpoints
+                )
+                runtime.report({"step": done, "loss": result.loss, "grad_norm": result.grad_norm}, commit)
+            if stop:
+                return done
+    return train.steps
+
+
+def _next_batches(
+    feed: Iterator[MicroBatch] | None, count: int, world: World, layout: Documents
+) -> tuple[list[RankBatch], float]:
+    """This rank's micro-batches of a step, and the seconds it waited for the feed."""
+    started = time.perf_counter()
+    read = [next(feed) for _ in range(count)] if feed is not None else [None] * count
+    waited = time.perf_counter() - started
+    return [share(batch, world, layout) for batch in read], waited
+
+
+def _expect_sample(batch: RankBatch, recipe: Recipe, world: World, step: int, accumulation: int) -> None:
+    expected = step * recipe.train.global_batch_size + world.group * accumulation * recipe.train.micro_batch_size
+    if batch.first_sample != expected:
+        raise CheckpointError(
+            f"step {step + 1}: the feed gave sample {batch.first_sample}, the checkpoint goes on at {expected};"
+            " a checkpoint was removed or added while the workers started"
+        )

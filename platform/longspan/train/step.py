@@ -1,0 +1,84 @@
+"""One optimizer step: the loss is a sum over the global batch, divided once by its weight."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from longspan.errors import DataError, LongspanError
+from longspan.train.exchange import RankBatch
+from longspan.train.world import World
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Of the global batch: weighted mean loss (nats), gradient norm before clipping, targets, highest position."""
+
+    loss: float
+    grad_norm: float
+    valid_targets: int
+    max_position: float
+
+
+def train_step(engine: Any, batches: list[RankBatch], world: World, step: int, lr: float) -> StepResult:
+    """Forward, backward and update over `batches`, this rank's micro-batches of optimizer step `step`.
+
+    Raises:
+        DataError: the global batch has no target. LongspanError: the loss or the gradients are not finite.
+    """
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    loss, targets, highest = accumulate(engine, batches, world, step)
+    # Before the update, so that a broken batch never reaches the weights.
+    if not math.isfinite(loss):
+        raise LongspanError(
+            f"step {step}: loss is {loss}; the weights are those of step {step - 1}. Lower train.learning_rate or look"
+            f" at samples from {batches[0].first_sample} on"
+        )
+    engine.step()
+    grad_norm = float(engine.get_global_grad_norm())
+    if not math.isfinite(grad_norm):
+        raise LongspanError(
+            f"step {step}: gradient norm is {grad_norm}; go on from the last checkpoint with a lower rate"
+        )
+    return StepResult(loss, grad_norm, targets, highest)
+
+
+def accumulate(engine: Any, batches: list[RankBatch], world: World, step: int) -> tuple[float, int, float]:
+    """Gradients of the global batch, reduced over the ranks; returns loss, targets and highest position of it.
+
+    The gradient is the derivative of (sum of w * CE over the global batch) / (sum of w over the global batch): DeepSpeed divides
+    by the number of ranks and by the accumulation steps, so both are put back here.
+    """
+    totals = _gather(_statistics(batches), world)
+    weight = totals[:, 0].sum().item()
+    if weight == 0:
+        raise DataError(f"step {step}: none of its samples has a target; check the loss weights of data.mix's sources")
+    scale = world.topology.world_size * len(batches) / weight
+    loss_sum = torch.zeros(1, dtype=torch.float64, device=world.device)
+    for number, batch in enumerate(batches):
+        loss = engine(batch.input_ids, batch.positions, batch.labels, batch.loss_weight, batch.documents)
+        engine.backward(loss * scale)
+        loss_sum += loss.detach().double()
+        if number < len(batches) - 1:
+            engine.step()
+    loss_value = _gather(loss_sum, world).sum().item() / weight
+    return loss_value, int(totals[:, 1].sum()), totals[:, 2].max().item()
+
+
+def _statistics(batches: list[RankBatch]) -> torch.Tensor:
+    """Of this rank: sum of target weights, number of targets, highest position; float64 [3]."""
+    weight = sum(batch.loss_weight.double().sum() for batch in batches)
+    targets = sum((batch.labels >= 0).sum().double() for batch in batches)
+    highest = torch.stack([batch.positions.max().double() for batch in batches]).max()
+    return torch.stack([torch.as_tensor(weight), torch.as_tensor(targets), highest])
+
+
+def _gather(row: torch.Tensor, world: World) -> torch.Tensor:
+    """[world_size, columns] of every rank's row, in rank order: sums come out the same on every rank."""
+    row = row.to(world.device)
+    gathered = [torch.empty_like(row) for _ in range(world.topology.world_size)]
+    dist.all_gather(gathered, row)
+    return torch.stack(gathered).cpu()

@@ -1,0 +1,40 @@
+"""Fixtures that more than one room's tests use."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.s3 import Fault, FaultProxy, clean_environment, new_bucket, serve_moto
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[str]:
+    """URL of a mock S3 server; the environment points to it, also for child processes that start later (Ray workers).
+
+    So ask for it before a fixture that starts Ray. It holds the data in memory and copies a whole object for every
+    range that is read: keep objects below some 20 MiB.
+    """
+    with serve_moto() as url, pytest.MonkeyPatch.context() as patch:
+        clean_environment(patch, url)
+        yield url
+
+
+@pytest.fixture
+def s3_bucket(moto_server: str) -> str:
+    """A fresh, empty bucket: "s3://bucket-..."."""
+    return new_bucket(moto_server)
+
+
+@pytest.fixture
+def fault_proxy(moto_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FaultProxy]]:
+    """`fault_proxy(Fault("503", times=4), ...)` puts a proxy with these faults before the mock server."""
+    proxies: list[FaultProxy] = []
+
+    def start(*faults: Fault) -> FaultProxy:
+        proxy = FaultProxy(moto_server, faults)
+        proxies.append(proxy)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.start())
+        return proxy
+
+    yield start
+    for proxy in proxies:
+        proxy.stop()

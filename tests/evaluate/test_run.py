@@ -1,0 +1,151 @@
+"""From a checkpoint and a prepared corpus to results: both tasks, remote models, and every refusal."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import tiny_model_directory, tiny_recipe
+
+from longspan import storage
+from longspan.config.corpus import Corpus
+from longspan.corpus.manifest import load_manifest
+from longspan.corpus.prepare import prepare
+from longspan.corpus.tokenizer import copy_tokenizer
+from longspan.errors import ConfigError, DataError
+from longspan.evaluate.run import EvaluationSettings, evaluate_model, settings_of
+from longspan.rope import RopeSettings
+
+SETTINGS = EvaluationSettings(
+    lengths=(128, 64),
+    text_source="val",
+    num_needles=4,
+    examples=3,
+    dtype="float32",
+    device="cpu",
+    loss_windows=4,
+    buckets=4,
+)
+
+
+def make_corpus(folder: Path, needle_tokens: bool) -> str:
+    """A corpus of three short documents and one long one to evaluate on, and needles made from them."""
+    rng = np.random.default_rng(0)
+    words = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("ab", "el", "in", "or", "um")]
+    (folder / "text").mkdir(parents=True)
+    for number, size in enumerate((30, 900, 20, 40)):
+        (folder / "text" / f"{number}.txt").write_text(" ".join(rng.choice(words, size)) + ".\n")
+    sources: list[dict[str, Any]] = [{"name": "val", "paths": [str(folder / "text")]}]
+    if needle_tokens:
+        sources.append({"type": "needles", "name": "needles", "text_source": "val", "length": 64, "documents": 2})
+    tokenizer = {"train_vocab_size": 300, "needle_tokens": needle_tokens}
+    output = str(folder / "corpus")
+    prepare(Corpus.model_validate({"output": output, "tokenizer": tokenizer, "sources": sources}))
+    return output
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_corpus(tmp_path_factory.mktemp("needles"), needle_tokens=True)
+
+
+@pytest.fixture(scope="module")
+def plain_corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_corpus(tmp_path_factory.mktemp("plain"), needle_tokens=False)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, corpus: str) -> str:
+    vocab_size = load_manifest(corpus).tokenizer.vocab_size
+    return str(tiny_model_directory(tmp_path_factory.mktemp("run") / "model", vocab_size=vocab_size))
+
+
+def test_results_are_json_and_whole(model: str, corpus: str) -> None:
+    lines: list[str] = []
+    results = evaluate_model(model, corpus, SETTINGS, report=lines.append)
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    assert results["needle"]["task"] == "tokens"
+    assert results["needle"]["lengths"] == [64, 128]
+    assert np.shape(results["needle"]["accuracy"]) == (4, 2)
+    assert results["loss_by_position"]["length"] == 128 and results["loss_by_position"]["windows"] == 4
+    assert not results["loss_by_position"]["joined"]
+    assert results["rope"] == {"rope_type": "default", "rope_theta": 500.0}
+    assert results["tokens"] == 3 * (64 + 128) + 4 * 128
+    assert results["seconds"] > 0
+    assert len(lines) == 3 and lines[-1].startswith("loss by position: 128 tokens: ")
+
+
+def test_another_rope_gives_another_loss_on_the_same_text(model: str, corpus: str) -> None:
+    rope = RopeSettings("linear", 500.0, factor=2.0)
+    own, other = (evaluate_model(model, corpus, dataclasses.replace(SETTINGS, rope=given)) for given in (None, rope))
+    assert other["rope"]["factor"] == 2.0
+    assert own["loss_by_position"]["loss"] != other["loss_by_position"]["loss"]
+    assert own["loss_by_position"]["counts"] == other["loss_by_position"]["counts"]
+
+
+def test_without_needle_tokens_the_needles_are_sentences(model: str, plain_corpus: str) -> None:
+    settings = dataclasses.replace(SETTINGS, lengths=(400,), num_needles=2)
+    results = evaluate_model(model, plain_corpus, settings)
+    assert results["needle"]["task"] == "text" and results["needle"]["mean"] == [0.0]
+
+
+def test_a_model_on_s3(
+    model: str, corpus: str, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGSPAN_CACHE", str(tmp_path / "cache"))
+    storage.upload_tree(model, f"{s3_bucket}/model")
+    remote, local = (evaluate_model(path, corpus, SETTINGS) for path in (f"{s3_bucket}/model", model))
+    for key in ("needle", "loss_by_position"):
+        assert remote[key] == local[key]
+
+
+def test_the_models_own_tokenizer_must_be_the_corpus_s(
+    model: str, corpus: str, plain_corpus: str, tmp_path: Path
+) -> None:
+    vocab_size = load_manifest(corpus).tokenizer.vocab_size
+    own = tiny_model_directory(tmp_path / "own", vocab_size=vocab_size)
+    copy_tokenizer(corpus, load_manifest(corpus), own)
+    assert evaluate_model(str(own), corpus, SETTINGS)["needle"] == evaluate_model(model, corpus, SETTINGS)["needle"]
+    with pytest.raises(
+        ConfigError, match=r"the tokenizer of '.*own' is not the corpus's: 560 tokens differ, '<n:0:0>' is 300"
+    ):
+        evaluate_model(str(own), plain_corpus, SETTINGS)
+
+
+def test_a_model_with_too_few_embeddings_is_refused(corpus: str, tmp_path: Path) -> None:
+    small = tiny_model_directory(tmp_path / "small", vocab_size=96)
+    with pytest.raises(ConfigError, match="has 96 token embeddings, the corpus's tokenizer 860 tokens"):
+        evaluate_model(str(small), corpus, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"text_source": "none"}, ConfigError, r"evaluate.text_source: 'none' is none of .*\['val', 'needles'\]"),
+        ({"text_source": "needles"}, ConfigError, "'needles' holds needle tokens"),
+        ({"lengths": ()}, ConfigError, "evaluate.lengths"),
+        ({"lengths": (1,)}, ConfigError, "evaluate.lengths"),
+        ({"lengths": (100_000,)}, DataError, "needle text has .* tokens"),
+    ],
+)
+def test_refuses_what_cannot_be_asked(
+    model: str, corpus: str, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        evaluate_model(model, corpus, dataclasses.replace(SETTINGS, **change))
+
+
+def test_a_recipe_says_what_to_evaluate() -> None:
+    recipe = tiny_recipe(
+        "m", seed=3, evaluate={"lengths": [256, 64, 64], "text_source": "val", "needles": 5, "examples": 7}
+    )
+    settings = settings_of(recipe, device="cpu")
+    assert settings == EvaluationSettings(
+        lengths=(64, 256), text_source="val", num_needles=5, examples=7, seed=3, dtype="float32", device="cpu"
+    )
+    with pytest.raises(ConfigError, match="evaluate.lengths: empty"):
+        settings_of(tiny_recipe("m"))
+    with pytest.raises(ConfigError, match="evaluate.text_source: not given"):
+        settings_of(tiny_recipe("m", evaluate={"lengths": [64]}))

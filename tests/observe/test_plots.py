@@ -1,0 +1,200 @@
+"""Plots: a PNG of the expected size for every kind of data, no figure left open, errors that name the mend."""
+
+import math
+import struct
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+
+from longspan.errors import DataError
+from longspan.observe import plot_style, plots, plots_training
+
+GRID = {
+    "lengths": [128, 256, 1024],
+    "depths": [0.0, 0.5, 1.0],
+    "accuracy": [[1, 0.5, 0], [1, 0.6, None], [1, 1, math.nan]],
+}
+CURVE = {"positions": [16, 128, 1024], "loss": [4.0, 3.8, None]}
+
+
+def run_lines(num_steps):
+    return [
+        {
+            "step": step,
+            "loss": 3 + 1 / step,
+            "grad_norm": None if step == 2 else 1.0,
+            "learning_rate": 1e-3,
+            "tokens_per_s": 9e3,
+        }
+        for step in range(1, num_steps + 1)
+    ]
+
+
+def trial(metric, **params):
+    return {"params": params, "metric": metric}
+
+
+TRIALS = [
+    trial(3.1, **{"train.learning_rate": 1e-4, "positions.type": "pose", "wd": 0}),
+    trial(2.9, **{"train.learning_rate": 1e-2, "positions.type": "longrecipe", "wd": 0}),
+    trial(None, **{"train.learning_rate": 1e-3, "positions.type": None, "wd": 0}),
+]
+
+
+def png_size(path):
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", data[16:24])
+
+
+DRAWINGS = {
+    "one needle grid": (lambda path: plots.needle_heatmaps({"base": GRID}, path, window=128), (960, 450)),
+    "five needle grids": (lambda path: plots.needle_heatmaps({f"m{i}": GRID for i in range(5)}, path), (1725, 780)),
+    "window beyond all lengths": (lambda path: plots.needle_heatmaps({"base": GRID}, path, window=4096), (960, 450)),
+    "loss by position": (lambda path: plots.loss_by_position({"base": CURVE}, path, window=128), (1230, 660)),
+    "one run": (lambda path: plots.training_curves({"run": run_lines(3)}, path), (1500, 930)),
+    "long and short runs": (
+        lambda path: plots.training_curves({"a": run_lines(100), "b": run_lines(1), "none": []}, path),
+        (1500, 930),
+    ),
+    "linear coverage": (
+        lambda path: plots.position_coverage([0, 100, 200, 300], [5, 0, 2], 400, path),
+        (1230, 585),
+    ),
+    "octave coverage": (
+        lambda path: plots.position_coverage([0, 1, 2, 4, 8, 16], [1, 1, 1, 0, 1], 16, path, "relative distance"),
+        (1230, 585),
+    ),
+    "length mix": (lambda path: plots.length_mix({"<1k": 90, "1k+": 10}, {"1k+": 5, "16k+": 5}, path), (960, 585)),
+    "accuracy": (
+        lambda path: plots.accuracy_by_length(
+            {"base": {"128": 1.0, 1024: None}, "b": {512: 0.4}}, path, 128, chance=0.1
+        ),
+        (1230, 630),
+    ),
+    "sweep": (lambda path: plots.sweep_parallel_coordinates(TRIALS, path, "val", lower_is_better=False), (960, 660)),
+    "sweep of many values": (
+        lambda path: plots.sweep_parallel_coordinates([trial(1.0, a=i, b=10.0**-i) for i in range(1, 9)], path),
+        (960, 660),
+    ),
+}
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS)
+@pytest.mark.filterwarnings("error")
+def test_each_plot_is_a_png_of_its_size(tmp_path, drawing):
+    from matplotlib import pyplot, rcParams
+
+    draw, size = DRAWINGS[drawing]
+    path = tmp_path / "new" / "folder" / "plot.png"
+    before = dict(rcParams)
+    draw(path)
+    assert png_size(path) == pytest.approx(size, abs=1)
+    assert pyplot.get_fignums() == []
+    assert dict(rcParams) == before, "the plot's style leaked into the caller's matplotlib"
+
+
+@pytest.mark.filterwarnings("error")
+def test_hostile_names_are_drawn_as_plain_text(tmp_path):
+    plots.accuracy_by_length({"$\\frac{": {128: 0.5}, "_hidden": {128: 0.6}}, tmp_path / "plot.png")
+    assert png_size(tmp_path / "plot.png")
+
+
+def test_importing_the_plots_does_not_import_matplotlib():
+    code = "import sys, longspan.observe.plots, longspan.observe.report; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda path: plots.needle_heatmaps({}, path), "no model to draw"),
+        (
+            lambda path: plots.needle_heatmaps({"m": GRID | {"lengths": [128]}}, path),
+            r"m has 1 lengths, 3 depths .*\[3\]",
+        ),
+        (lambda path: plots.needle_heatmaps({"m": GRID | {"depths": [0, 50, 100]}}, path), "fractions, not percent"),
+        (lambda path: plots.loss_by_position({}, path), "no curve"),
+        (
+            lambda path: plots.loss_by_position({"m": {"positions": [1, 2], "loss": [1]}}, path),
+            "m has 2 positions and 1 losses",
+        ),
+        (lambda path: plots.loss_by_position({"m": {"positions": [], "loss": []}}, path), "at least one"),
+        (lambda path: plots.training_curves({"run": []}, path), "no run with a metrics line"),
+        (lambda path: plots.position_coverage([0, 1], [1, 2], 4, path), "2 edges and 2 counts"),
+        (lambda path: plots.position_coverage([0, 1, 1], [1, 2], 4, path), "rising edges"),
+        (lambda path: plots.position_coverage([0, 1, 2], [0, 0], 4, path), "every bucket is empty"),
+        (lambda path: plots.position_coverage([8, 9], [1], 8, path), "target 8 is not above the first edge 8"),
+        (lambda path: plots.length_mix({"a": 1}, {"a": 0}, path), "after holds no tokens"),
+        (lambda path: plots.accuracy_by_length({"m": {}}, path), "no model with a measured length"),
+        (lambda path: plots.accuracy_by_length({"m": {"long": 1}}, path), "m has the length 'long'"),
+        (
+            lambda path: plots.sweep_parallel_coordinates([trial(None, a=1)], path),
+            "none of 1 trials has a finite metric",
+        ),
+        (lambda path: plots.sweep_parallel_coordinates([trial(1, a=1), trial(2, a=1)], path), "no parameter differs"),
+    ],
+)
+def test_data_that_cannot_be_drawn_is_named_and_leaves_no_file(tmp_path, draw, message):
+    with pytest.raises(DataError, match=message):
+        draw(tmp_path / "plot.png")
+    assert not (tmp_path / "plot.png").exists()
+
+
+def heatmap_texts_and_lines(grid, window):
+    from matplotlib.figure import Figure
+
+    from longspan.observe import plots_evaluation
+
+    axes = Figure().subplots()
+    plots_evaluation._heatmap(axes, grid, window)
+    return [text.get_text() for text in axes.texts], [line.get_xdata()[0] for line in axes.lines]
+
+
+def test_heatmap_cells_carry_their_values_and_the_line_ends_the_window():
+    texts, lines = heatmap_texts_and_lines(GRID, 256)
+    assert texts == ["100", "50", "0", "100", "60", "n/a", "100", "100", "n/a"]
+    assert lines == [1.5]
+    assert heatmap_texts_and_lines(GRID, 2048)[1] == []
+    assert heatmap_texts_and_lines(GRID, None)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("edges", "counts", "target", "share"),
+    [
+        ([0, 100, 200], [1, 1], 200, "100%"),
+        ([0, 100, 200], [1, 0], 200, "50%"),
+        ([0, 100, 200], [1, 1], 400, "50%"),
+        ([0, 100, 900], [1, 0], 200, "50%"),
+        ([0, 9999, 10000], [1, 0], 10000, "99.9%"),
+    ],
+)
+def test_coverage_counts_every_gap_of_the_window(tmp_path, monkeypatch, edges, counts, target, share):
+    subtitles = []
+    original = plot_style.figure
+    monkeypatch.setattr(plot_style, "figure", lambda *given: subtitles.append(given[-1]) or original(*given))
+    plots.position_coverage(edges, counts, target, tmp_path / "plot.png")
+    assert subtitles == [f"Training meets {share} of the {target:,}-token window"]
+
+
+def test_the_accuracy_colours_only_grow_lighter():
+    colors = plot_style.red_to_green()
+    lightness = [plot_style.lightness(colors(value / 100)) for value in range(101)]
+    assert all(later > earlier for earlier, later in pairwise(lightness))
+    assert lightness[-1] - lightness[0] > 50
+
+
+def test_series_differ_in_more_than_colour():
+    looks = [tuple(map(str, plot_style.series_style(index, marker=True).values())) for index in range(56)]
+    assert len(set(looks)) == 56
+    neighbours = [plot_style.series_style(index, marker=True) for index in range(8)]
+    assert len({style["color"] for style in neighbours}) == 8
+
+
+def test_moving_mean_smooths_without_lag_and_keeps_no_gap():
+    ramp = plots_training._moving_mean([float(value) for value in range(50)], reach=5)
+    assert ramp[:45] == pytest.approx(range(45))
+    assert plots_training._moving_mean([1.0, math.nan, 3.0], reach=1)[1] == 2.0
+    assert math.isnan(plots_training._moving_mean([math.nan, 1.0], reach=1)[0])

@@ -1,0 +1,152 @@
+"""The door to config.json: exports load to the same frequencies, and imports believe nothing that is incomplete."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from longspan.errors import ConfigError
+from longspan.rope import RopeSettings, from_hf, hf_max_position_embeddings, inv_freq, legacy_keys, to_hf
+
+TARGET = 131_072
+YARN = RopeSettings("yarn", 5e5, factor=16.0, original_max_position_embeddings=8192)
+ALL_TYPES = [
+    RopeSettings("default", 48.88e6),
+    RopeSettings("linear", 1e4, factor=4.0),
+    RopeSettings("dynamic", 5e5, factor=16.0, original_max_position_embeddings=8192),
+    YARN,
+    dataclasses.replace(YARN, attention_factor=1.1, truncate=False, beta_fast=4.0),
+    RopeSettings(
+        "llama3", 5e5, factor=8.0, original_max_position_embeddings=8192, low_freq_factor=1.0, high_freq_factor=4.0
+    ),
+]
+all_types = pytest.mark.parametrize("settings", ALL_TYPES, ids=lambda settings: settings.rope_type)
+
+
+def config_json(settings: RopeSettings, *, new: bool, old: bool) -> dict:
+    return {
+        "model_type": "llama",
+        "hidden_size": 128,
+        "num_attention_heads": 2,
+        "max_position_embeddings": hf_max_position_embeddings(settings, TARGET),
+        **({"rope_parameters": to_hf(settings)} if new else {}),
+        **(legacy_keys(settings) if old else {}),
+    }
+
+
+@all_types
+@pytest.mark.parametrize(("new", "old"), [(True, False), (False, True), (True, True)])
+def test_exports_load_to_the_same_frequencies(settings: RopeSettings, new: bool, old: bool, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config_json(settings, new=new, old=old)))
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    reference = LlamaRotaryEmbedding(loaded)
+    np.testing.assert_allclose(inv_freq(settings, 64), reference.inv_freq.numpy(), rtol=2e-6)
+    assert reference.rope_type == settings.rope_type
+    loaded.save_pretrained(tmp_path / "again")
+    saved_again = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert from_hf(saved_again) == settings
+
+
+@all_types
+@pytest.mark.parametrize(("new", "old"), [(True, False), (False, True), (True, True)])
+def test_what_goes_out_comes_back(settings: RopeSettings, new: bool, old: bool) -> None:
+    assert from_hf(config_json(settings, new=new, old=old)) == settings
+    partial = dataclasses.replace(settings, partial_rotary_factor=0.5)
+    assert from_hf(config_json(partial, new=new, old=old)) == partial
+
+
+@all_types
+def test_exports_always_carry_type_and_base(settings: RopeSettings) -> None:
+    parameters = to_hf(settings)
+    assert parameters["rope_type"] == settings.rope_type
+    assert parameters["rope_theta"] == settings.rope_theta
+    assert ("original_max_position_embeddings" in parameters) == (settings.rope_type in ("yarn", "llama3"))
+    assert json.loads(json.dumps(parameters)) == parameters
+
+
+def test_legacy_keys_name_the_type_twice_and_the_base_outside() -> None:
+    assert legacy_keys(YARN) == {
+        "rope_theta": 5e5,
+        "rope_scaling": {
+            "type": "yarn",
+            "rope_type": "yarn",
+            "factor": 16.0,
+            "original_max_position_embeddings": 8192,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+        },
+    }
+    assert legacy_keys(RopeSettings("default", 5e5)) == {"rope_theta": 5e5, "rope_scaling": None}
+
+
+def test_dynamic_keeps_the_original_window_in_the_config() -> None:
+    dynamic = ALL_TYPES[2]
+    assert hf_max_position_embeddings(dynamic, TARGET) == 8192
+    assert hf_max_position_embeddings(YARN, TARGET) == TARGET
+
+
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+def test_reads_legacy_scaling_under_either_name_of_its_type(key: str) -> None:
+    config = {"rope_theta": 1e4, "rope_scaling": {key: "linear", "factor": 4.0}}
+    assert from_hf(config) == RopeSettings("linear", 1e4, factor=4.0)
+
+
+def test_reads_a_base_without_scaling() -> None:
+    assert from_hf({"rope_theta": 1e6, "rope_scaling": None}) == RopeSettings("default", 1e6)
+    assert from_hf({"rope_theta": 1e6, "partial_rotary_factor": 0.5}).partial_rotary_factor == 0.5
+    assert from_hf({"rope_parameters": {"rope_theta": 1e6}}) == RopeSettings("default", 1e6)
+    assert from_hf({"rope_theta": 1e6, "rope_parameters": {"rope_type": "default"}}) == RopeSettings("default", 1e6)
+
+
+def test_reads_a_window_outside_the_rope_dictionary() -> None:
+    parameters = to_hf(YARN)
+    parameters.pop("original_max_position_embeddings")
+    config = {"rope_parameters": parameters, "original_max_position_embeddings": 4096}
+    assert from_hf(config).original_max_position_embeddings == 4096
+
+
+def test_ignores_a_window_that_the_type_does_not_read() -> None:
+    parameters = {**to_hf(ALL_TYPES[1]), "original_max_position_embeddings": 4096}
+    assert from_hf({"rope_parameters": parameters}) == ALL_TYPES[1]
+
+
+def without(parameters: dict, key: str) -> dict:
+    return {name: value for name, value in parameters.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {
+                "max_position_embeddings": TARGET,
+                "rope_parameters": without(to_hf(YARN), "original_max_position_embeddings"),
+            },
+            r"rope\.original_max_position_embeddings is missing",
+        ),
+        ({"rope_theta": 1e4, "rope_scaling": {"factor": 4.0}}, r"rope\.rope_type is missing .* beside factor"),
+        ({"rope_parameters": {"rope_theta": 1e4, "factor": 4.0}}, r"rope\.rope_type is missing .* beside factor"),
+        ({"rope_parameters": {**to_hf(YARN), "betafast": 4}}, r"rope\.betafast is not a known key; did you mean"),
+        ({"rope_parameters": without(to_hf(YARN), "rope_theta")}, r"rope\.rope_theta is missing"),
+        ({}, r"rope\.rope_theta is missing: the config has neither"),
+        ({"rope_theta": 7e5, "rope_parameters": to_hf(YARN)}, r"rope\.rope_theta is 500000\.0 .* but 700000\.0"),
+        (
+            {"rope_parameters": to_hf(YARN), "rope_scaling": {**to_hf(YARN), "factor": 4.0}},
+            r"rope_parameters .* and rope_scaling .* disagree",
+        ),
+        ({"rope_parameters": {**to_hf(YARN), "type": "linear"}}, r"rope\.rope_type: .* has both 'linear' and 'yarn'"),
+        (
+            {"rope_parameters": {"full_attention": to_hf(YARN), "sliding_attention": {"rope_type": "default"}}},
+            r"rope\.full_attention: .* one dictionary per layer type",
+        ),
+        ({"rope_theta": 1e4, "rope_scaling": {"type": "longrope", "factor": 4.0}}, r"rope\.rope_type is 'longrope'"),
+        ({"rope_parameters": {**to_hf(YARN), "factor": 0.25}}, r"rope\.factor is 0\.25"),
+    ],
+)
+def test_rejects_configs_that_transformers_would_misread(config: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_hf(config)

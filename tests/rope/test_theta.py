@@ -1,0 +1,119 @@
+"""Base formulas give the published numbers; the lower bound agrees with brute force and with its table."""
+
+import math
+
+import numpy as np
+import pytest
+
+from longspan.errors import ConfigError
+from longspan.rope import (
+    critical_dimension,
+    critical_dimension_theta,
+    dynamic_ntk_theta,
+    first_negative_distance,
+    ntk_theta,
+    theta_lower_bound,
+)
+from longspan.rope.theta import THETA_GRID_RATIO
+
+
+@pytest.mark.parametrize(
+    ("theta", "factor", "length", "original", "expected"),
+    [
+        (5e5, 10, 81_920, 8192, 48.88e6),
+        (5e5, 16, 131_072, 8192, 131.46e6),
+        (1e6, 4, 131_072, 32_768, 13.54e6),
+        (1e6, 4, 81_920, 32_768, 7.22e6),
+    ],
+)
+def test_dynamic_ntk_gives_the_bases_of_longrecipe(theta, factor, length, original, expected) -> None:
+    assert dynamic_ntk_theta(theta, factor, length, original, 128) == pytest.approx(expected, rel=1e-3)
+
+
+def test_dynamic_ntk_leaves_short_sequences_alone() -> None:
+    assert dynamic_ntk_theta(5e5, 8, 100, 8192, 128) == pytest.approx(5e5)
+    assert dynamic_ntk_theta(5e5, 8, 8192, 8192, 128) == pytest.approx(5e5)
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(16, 8.36e6), (8, 4.13e6), (1, 5e5)])
+def test_static_ntk_gives_the_published_bases(factor: float, expected: float) -> None:
+    assert ntk_theta(5e5, factor, 128) == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize(("length", "expected"), [(131_072, 79.8e6), (81_920, 33.8e6), (8192, 5e5)])
+def test_critical_dimension_theta_gives_the_published_bases(length: int, expected: float) -> None:
+    assert critical_dimension_theta(5e5, length, 8192) == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize(("theta", "original", "head_dim", "expected"), [(5e5, 8192, 128, 35), (1e4, 2048, 96, 31)])
+def test_critical_dimension_is_that_of_llama3_and_phi3(theta, original, head_dim, expected) -> None:
+    assert critical_dimension(theta, original, head_dim) == expected
+
+
+def brute_force_first_negative(theta: float, length: int, head_dim: int) -> int | None:
+    for m in range(length):
+        if sum(math.cos(m * theta ** (-2 * i / head_dim)) for i in range(head_dim // 2)) < 0:
+            return m
+    return None
+
+
+@pytest.mark.parametrize("theta", [10.0, 100.0, 500.0, 1e4, 3e5])
+@pytest.mark.parametrize("length", [1, 5, 128, 129, 700])
+def test_first_negative_distance_agrees_with_brute_force(theta: float, length: int) -> None:
+    assert first_negative_distance(theta, length, 16) == brute_force_first_negative(theta, length, 16)
+
+
+def test_first_negative_distance_is_exact_far_out() -> None:
+    distance = first_negative_distance(5e5, 131_072, 128)
+    assert distance is not None
+    frequencies = 5e5 ** (-2 * np.arange(64) / 128)
+    sums = np.cos(np.outer(np.arange(distance + 1), frequencies)).sum(axis=1)
+    assert sums[-1] < 0
+    assert np.all(sums[:-1] >= 0)
+
+
+def test_lower_bound_is_the_first_good_base_of_the_grid() -> None:
+    length, head_dim = 300, 16
+    index = 1
+    while brute_force_first_negative(THETA_GRID_RATIO**index, length, head_dim) is not None:
+        index += 1
+    assert theta_lower_bound(length, head_dim) == pytest.approx(THETA_GRID_RATIO**index)
+
+
+@pytest.mark.parametrize(("length", "published"), [(8192, 8.4e4), (16_384, 3.1e5), (32_768, 6.4e5), (131_072, 7.8e6)])
+def test_lower_bound_is_near_the_published_table(length: int, published: float) -> None:
+    """The table (arXiv 2405.14591, d = 128) is a search too: brute force finds 2.3e5 where it has 3.1e5 at 16k."""
+    assert published / 1.4 < theta_lower_bound(length, 128) < published * 1.15
+
+
+def test_lower_bound_never_falls_with_the_window() -> None:
+    bounds = [theta_lower_bound(length, 64) for length in (1, 64, 500, 2048, 3000, 4096)]
+    assert bounds == sorted(bounds)
+
+
+def test_lower_bound_base_is_good_and_its_neighbour_below_is_not() -> None:
+    bound = theta_lower_bound(4096, 64)
+    assert first_negative_distance(bound, 4096, 64) is None
+    assert first_negative_distance(bound / THETA_GRID_RATIO, 4096, 64) is not None
+
+
+@pytest.mark.parametrize("head_dim", [0, -2, 7])
+def test_rejects_dimensions_that_do_not_pair(head_dim: int) -> None:
+    for call in (
+        lambda: ntk_theta(1e4, 2, head_dim),
+        lambda: first_negative_distance(1e4, 10, head_dim),
+        lambda: theta_lower_bound(10, head_dim),
+    ):
+        with pytest.raises(ConfigError, match="must be even and above 0"):
+            call()
+
+
+def test_rejects_windows_and_dimensions_too_small_for_the_formula() -> None:
+    with pytest.raises(ConfigError, match="4 rotated dimensions"):
+        ntk_theta(1e4, 2, 2)
+    with pytest.raises(ConfigError, match="1 token or more"):
+        theta_lower_bound(0, 64)
+    with pytest.raises(ConfigError, match="shorter than one turn"):
+        critical_dimension_theta(1e4, 100, 6)
+    with pytest.raises(ConfigError, match="shorter than one turn"):
+        critical_dimension(1e4, 6, 64)
