@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from tests.s3 import Fault, FaultProxy, clean_environment, new_bucket, serve_moto
 
 
@@ -24,17 +25,22 @@ def s3_bucket(moto_server: str) -> str:
     return new_bucket(moto_server)
 
 
+@pytest.fixture(scope="session")
+def idle_proxy(moto_server: str) -> Iterator[FaultProxy]:
+    """A proxy before the mock server, without faults; one for all tests, as every URL costs the client half a second."""
+    proxy = FaultProxy(moto_server)
+    proxy.start()
+    yield proxy
+    proxy.stop()
+
+
 @pytest.fixture
-def fault_proxy(moto_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FaultProxy]]:
-    """`fault_proxy(Fault("503", times=4), ...)` puts a proxy with these faults before the mock server."""
-    proxies: list[FaultProxy] = []
+def fault_proxy(idle_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FaultProxy]:
+    """`fault_proxy(Fault("503", times=4), ...)` puts a proxy with these faults between the client and the mock server."""
 
     def start(*faults: Fault) -> FaultProxy:
-        proxy = FaultProxy(moto_server, faults)
-        proxies.append(proxy)
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.start())
-        return proxy
+        idle_proxy.set_faults(*faults)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", idle_proxy.url)
+        return idle_proxy
 
-    yield start
-    for proxy in proxies:
-        proxy.stop()
+    return start

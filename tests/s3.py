@@ -5,6 +5,7 @@ fault never struck: `proxy = fault_proxy(Fault("503", times=4)); ...; assert pro
 """
 
 import asyncio
+import functools
 import random
 import socket
 import struct
@@ -14,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -61,18 +62,22 @@ class Fault:
 class FaultProxy:
     """A reverse proxy in a thread. `struck` counts faults by kind; `num_requests` and `num_body_bytes` all traffic."""
 
-    def __init__(self, upstream: str, faults: Sequence[Fault]) -> None:
+    def __init__(self, upstream: str, *faults: Fault) -> None:
         self.upstream = upstream
-        self.faults = tuple(faults)
-        self.struck: Counter[str] = Counter()
-        self.num_requests = 0
-        self.num_body_bytes = 0
-        self._left = [fault.times for fault in self.faults]
-        self._random = [random.Random(fault.seed) for fault in self.faults]
+        self.set_faults(*faults)
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
+
+    def set_faults(self, *faults: Fault) -> None:
+        """Strike with these from now on, and count from zero."""
+        self.faults = faults
+        self.struck: Counter[str] = Counter()
+        self.num_requests = 0
+        self.num_body_bytes = 0
+        self._left = [fault.times for fault in faults]
+        self._random = [random.Random(fault.seed) for fault in faults]
 
     def start(self) -> str:
         """Serve, and return the URL."""
@@ -218,6 +223,7 @@ def clean_environment(patch: pytest.MonkeyPatch, url: str) -> None:
     patch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
 
+@functools.cache  # half a second each; threads may share one
 def raw_client(url: str) -> "botocore.client.BaseClient":
     """A plain S3 client that shares no code with longspan, to arrange and to check."""
     return botocore.session.Session().create_client("s3", endpoint_url=url, region_name="us-east-1")

@@ -208,3 +208,7 @@ def _print(renderable: object) -> None:
 
 def main() -> None:
     sys.exit(app())
+
+
+if __name__ == "__main__":
+    main()

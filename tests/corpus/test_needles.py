@@ -54,7 +54,8 @@ def test_every_question_follows_its_only_record(
         query_fraction=query_fraction,
         pure_text_share=pure_text_share,
     )
-    assert (tokens.dtype, weight.dtype, tokens.shape, weight.shape) == (np.uint32, np.float32, (length,), (length,))
+    assert (tokens.dtype.name, weight.dtype.name) == ("uint32", "float32")
+    assert tokens.shape == weight.shape == (length,)
     assert weight[0] == 0
     bound: dict[str, str] = {}
     asked = None
@@ -113,6 +114,13 @@ def test_answers_weigh_one_where_there_is_no_text() -> None:
     assert not weight[tokens < VOCABULARY.value(0)].any()
 
 
+def test_all_questions_and_no_records_leaves_text() -> None:
+    tokens, _ = needle_document(
+        np.random.default_rng(0), TEXT, 32, VOCABULARY, fill=(0.5, 0.5), query_fraction=1.0, pure_text_share=0.0
+    )
+    assert (tokens < 384).all()
+
+
 def test_pure_text_share_is_the_share_of_documents_without_needles() -> None:
     rng = np.random.default_rng(2)
     documents = [
@@ -138,7 +146,8 @@ def test_grid_has_one_record_per_bin_and_true_answers() -> None:
     for seed in range(20):
         example = needle_grid_example(np.random.default_rng(seed), TEXT, 120, VOCABULARY)
         tokens = example.tokens
-        assert (tokens.dtype, tokens.shape) == (np.uint32, (120,))
+        assert tokens.dtype.name == "uint32"
+        assert tokens.shape == (120,)
         assert example.answer_positions.tolist() == list(range(101, 120, 2))
         assert (tokens[example.answer_positions] == example.answers).all()
         records = {parse(int(tokens[i]))[1]: (i, parse(int(tokens[i]))[2]) for i in range(100) if tokens[i] >= 384}

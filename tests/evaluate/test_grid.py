@@ -71,7 +71,8 @@ def test_batches_hold_at_most_the_tokens_asked_for_and_change_nothing(oracle: An
                 model, counting, [12], task="tokens", num_needles=2, examples=5, device="cpu", batch_tokens=batch_tokens
             )
         )
-        assert len(batches) == calls and sum(batches) == 5
+        assert len(batches) == calls
+        assert sum(batches) == 5
     assert grids[0] == grids[1] == grids[2]
 
 

@@ -1,5 +1,6 @@
 """Loss by position: the numbers of the model itself, in the right buckets, over windows that share no token."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ def test_no_more_logits_than_a_chunk_are_held(oracle: Any, monkeypatch: pytest.M
     sizes: list[int] = []
     model.head.register_forward_hook(lambda layer, given, output: sizes.append(output.shape[0]))
     loss_by_position(model, random_text(24), 12, windows=2, device="cpu")
-    assert max(sizes) == 5 and sum(sizes) == 22
+    assert max(sizes) == 5
+    assert sum(sizes) == 22
 
 
 def test_to_dict_is_what_the_plot_reads() -> None:
@@ -74,8 +76,9 @@ def test_buckets_double_or_are_as_given() -> None:
 @given(length=st.integers(2, 5000), buckets=st.integers(1, 40))
 def test_log_spaced_buckets_cover_every_target_once(length: int, buckets: int) -> None:
     edges = bucket_edges(length, buckets)
-    assert edges[0] == 1 and edges[-1] == length
-    assert all(low < high for low, high in zip(edges, edges[1:], strict=False))
+    assert edges[0] == 1
+    assert edges[-1] == length
+    assert all(low < high for low, high in pairwise(edges))
 
 
 @pytest.mark.parametrize("edges", [[1], [0, 4], [1, 9], [4, 4], [5, 2]])
@@ -89,13 +92,14 @@ def test_windows_share_no_token_and_stay_in_documents_where_they_can(
     sizes: list[int], length: int, windows: int
 ) -> None:
     edges = np.cumsum([0, *sizes])
-    documents = [np.arange(low, high, dtype=np.uint32) for low, high in zip(edges, edges[1:], strict=False)]
+    documents = [np.arange(low, high, dtype=np.uint32) for low, high in pairwise(edges)]
     if sum(sizes) < length:
         with pytest.raises(DataError, match=f"has {sum(sizes)} tokens, a window needs {length}"):
             text_windows(documents, length, windows)
         return
     rows, joined = text_windows(documents, length, windows)
-    assert rows.shape[1] == length and 1 <= len(rows) <= windows
+    assert rows.shape[1] == length
+    assert 1 <= len(rows) <= windows
     assert len(np.unique(rows)) == rows.size
     assert (np.diff(rows.astype(int), axis=1) == 1).all()
     whole = sum(size // length for size in sizes)

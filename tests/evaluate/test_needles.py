@@ -89,7 +89,7 @@ def test_vocabulary_is_read_from_the_added_tokens(make_tokenizer: Any) -> None:
 
 def test_a_tokenizer_without_needle_tokens_is_refused(tokenizer: Any) -> None:
     assert not has_needle_tokens(tokenizer)
-    with pytest.raises(ConfigError, match="corpus prepared with tokenizer.needle_tokens: true"):
+    with pytest.raises(ConfigError, match=r"corpus prepared with tokenizer.needle_tokens: true"):
         vocabulary_from_tokenizer(tokenizer)
 
 

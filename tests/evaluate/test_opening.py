@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, tiny_model_directory
 
 from longspan.errors import ConfigError
 from longspan.evaluate.grid import hidden_states
 from longspan.evaluate.opening import assert_settings, open_for_evaluation, resolve_device
 from longspan.rope import RopeSettings, attention_scaling, inv_freq, ntk_theta
+from tests.tiny import FAMILIES, tiny_model_directory
 
 OVERRIDES = {
     "theta": RopeSettings("default", 4596.0),
     "ntk": RopeSettings("default", ntk_theta(500.0, 8.0, 8)),
     "linear": RopeSettings("linear", 500.0, factor=8.0),
     "yarn": RopeSettings("yarn", 500.0, factor=8.0, original_max_position_embeddings=64, beta_fast=32.0, beta_slow=1.0),
-    "dynamic": RopeSettings("dynamic", 500.0, factor=8.0, original_max_position_embeddings=64),
+    "dynamic": RopeSettings("dynamic", 500.0, factor=8.0, original_max_position_embeddings=32),
 }
 
 
@@ -36,7 +36,8 @@ def frequencies(model: Any) -> Any:
 def test_opens_every_family_with_its_own_rope(tmp_path: Path, family: str) -> None:
     model, settings = open_for_evaluation(str(tiny_model_directory(tmp_path / family, family)), dtype="float32")
     assert settings == RopeSettings("default", 500.0)
-    assert not model.training and model.config._attn_implementation == "longspan"
+    assert not model.training
+    assert model.config._attn_implementation == "longspan"
     assert frequencies(model).numpy() == pytest.approx(inv_freq(settings, 8), rel=1e-6)
 
 
@@ -56,7 +57,8 @@ def test_an_override_takes_hold_and_changes_the_answers(base: str, name: str) ->
 
 def test_bfloat16_keeps_the_frequencies_in_float32(base: str) -> None:
     model, _ = open_for_evaluation(base, rope=OVERRIDES["yarn"])
-    assert model.lm_head.weight.dtype == torch.bfloat16 and frequencies(model).dtype == torch.float32
+    assert model.lm_head.weight.dtype == torch.bfloat16
+    assert frequencies(model).dtype == torch.float32
 
 
 def test_a_length_beyond_the_window_is_no_warning(base: str) -> None:
@@ -72,7 +74,7 @@ def test_frequencies_that_are_not_those_asked_for_are_refused(base: str) -> None
     with pytest.raises(ConfigError, match="rope: the model's frequencies are not those"):
         assert_settings(model, OVERRIDES["theta"])
     model.model.rotary_emb.attention_scaling = 1.2
-    with pytest.raises(ConfigError, match="the model scales cos and sin by 1.2, expected 1 "):
+    with pytest.raises(ConfigError, match=r"the model scales cos and sin by 1.2, expected 1 "):
         assert_settings(model, settings)
     model.bfloat16()
     with pytest.raises(ConfigError, match="must be float32"):
@@ -96,7 +98,7 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path, base: str) -> None:
         open_for_evaluation(base, dtype="float8")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(ConfigError, match="model.path: cannot read a model config at"):
+    with pytest.raises(ConfigError, match=r"model.path: cannot read a model config at"):
         open_for_evaluation(str(empty))
     (empty / "config.json").write_text((Path(base) / "config.json").read_text())
     with pytest.raises(ConfigError, match="evaluate: cannot load safetensors weights from"):

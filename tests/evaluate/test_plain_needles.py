@@ -33,10 +33,13 @@ def bos_tokenizer(make_tokenizer: Any) -> Any:
 def test_an_example_has_its_length_and_asks_every_needle_once(tokenizer: Any, text: np.ndarray) -> None:
     for length in (400, 401, 1000):
         example = plain_example(3, length, 0, text, tokenizer, 4)
-        assert example.tokens.shape == (length,) and example.tokens.dtype == np.uint32
+        assert example.tokens.shape == (length,)
+        assert example.tokens.dtype == np.uint32
         found = STATEMENT.findall(tokenizer.decode(example.tokens))
         stated, asked = found[:4], found[4:]
-        assert len(found) == 8 and sorted(stated) == sorted(asked) and len({key for key, _ in stated}) == 4
+        assert len(found) == 8
+        assert sorted(stated) == sorted(asked)
+        assert len({key for key, _ in stated}) == 4
         # The answer tokens of bin i spell the value that was stated at depth i.
         for depth, (_, value) in enumerate(stated):
             spelled = tokenizer.decode(example.tokens[example.positions[example.bins == depth]])
@@ -49,7 +52,8 @@ def test_needles_lie_in_their_bins_of_the_text(tokenizer: Any, text: np.ndarray)
         decoded = tokenizer.decode(example.tokens)
         starts = [match.start() / len(decoded) for match in STATEMENT.finditer(decoded)][:5]
         assert starts == sorted(starts)
-        assert starts[0] < 0.25 and starts[-1] > 0.5
+        assert starts[0] < 0.25
+        assert starts[-1] > 0.5
 
 
 def test_a_model_that_copies_retrieves_all_and_one_that_guesses_nothing(
@@ -74,7 +78,8 @@ def test_the_start_token_is_put_in_front_only_where_the_tokenizer_does(
     tokenizer: Any, bos_tokenizer: Any, text: np.ndarray
 ) -> None:
     with_start = plain_example(0, 300, 0, text, bos_tokenizer, 2).tokens
-    assert with_start[0] == bos_tokenizer.bos_token_id and with_start.size == 300
+    assert with_start[0] == bos_tokenizer.bos_token_id
+    assert with_start.size == 300
     assert bos_tokenizer.bos_token_id not in plain_example(0, 300, 0, text, tokenizer, 2).tokens
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import tiny_model_directory, tiny_recipe
 
 from longspan import storage
 from longspan.config.corpus import Corpus
@@ -17,6 +16,7 @@ from longspan.corpus.tokenizer import copy_tokenizer
 from longspan.errors import ConfigError, DataError
 from longspan.evaluate.run import EvaluationSettings, evaluate_model, settings_of
 from longspan.rope import RopeSettings
+from tests.tiny import tiny_model_directory, tiny_recipe
 
 SETTINGS = EvaluationSettings(
     lengths=(128, 64),
@@ -37,7 +37,7 @@ def make_corpus(folder: Path, needle_tokens: bool) -> str:
     (folder / "text").mkdir(parents=True)
     for number, size in enumerate((30, 900, 20, 40)):
         (folder / "text" / f"{number}.txt").write_text(" ".join(rng.choice(words, size)) + ".\n")
-    sources: list[dict[str, Any]] = [{"name": "val", "paths": [str(folder / "text")]}]
+    sources: list[dict[str, Any]] = [{"type": "text", "name": "val", "paths": [str(folder / "text")]}]
     if needle_tokens:
         sources.append({"type": "needles", "name": "needles", "text_source": "val", "length": 64, "documents": 2})
     tokenizer = {"train_vocab_size": 300, "needle_tokens": needle_tokens}
@@ -69,12 +69,14 @@ def test_results_are_json_and_whole(model: str, corpus: str) -> None:
     assert results["needle"]["task"] == "tokens"
     assert results["needle"]["lengths"] == [64, 128]
     assert np.shape(results["needle"]["accuracy"]) == (4, 2)
-    assert results["loss_by_position"]["length"] == 128 and results["loss_by_position"]["windows"] == 4
+    assert results["loss_by_position"]["length"] == 128
+    assert results["loss_by_position"]["windows"] == 4
     assert not results["loss_by_position"]["joined"]
     assert results["rope"] == {"rope_type": "default", "rope_theta": 500.0}
     assert results["tokens"] == 3 * (64 + 128) + 4 * 128
     assert results["seconds"] > 0
-    assert len(lines) == 3 and lines[-1].startswith("loss by position: 128 tokens: ")
+    assert len(lines) == 3
+    assert lines[-1].startswith("loss by position: 128 tokens: ")
 
 
 def test_another_rope_gives_another_loss_on_the_same_text(model: str, corpus: str) -> None:
@@ -88,7 +90,8 @@ def test_another_rope_gives_another_loss_on_the_same_text(model: str, corpus: st
 def test_without_needle_tokens_the_needles_are_sentences(model: str, plain_corpus: str) -> None:
     settings = dataclasses.replace(SETTINGS, lengths=(400,), num_needles=2)
     results = evaluate_model(model, plain_corpus, settings)
-    assert results["needle"]["task"] == "text" and results["needle"]["mean"] == [0.0]
+    assert results["needle"]["task"] == "text"
+    assert results["needle"]["mean"] == [0.0]
 
 
 def test_a_model_on_s3(
@@ -145,7 +148,7 @@ def test_a_recipe_says_what_to_evaluate() -> None:
     assert settings == EvaluationSettings(
         lengths=(64, 256), text_source="val", num_needles=5, examples=7, seed=3, dtype="float32", device="cpu"
     )
-    with pytest.raises(ConfigError, match="evaluate.lengths: empty"):
+    with pytest.raises(ConfigError, match=r"evaluate.lengths: empty"):
         settings_of(tiny_recipe("m"))
-    with pytest.raises(ConfigError, match="evaluate.text_source: not given"):
+    with pytest.raises(ConfigError, match=r"evaluate.text_source: not given"):
         settings_of(tiny_recipe("m", evaluate={"lengths": [64]}))

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import tiny_model_directory
+
+from tests.tiny import tiny_model_directory
 
 Edit = Callable[[Path, str, Any], None]
 

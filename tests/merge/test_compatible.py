@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_model_directory
 
 from longspan.errors import CheckpointError, ConfigError, LongspanError
 from longspan.merge import merge_checkpoints
+from tests.tiny import tiny_model_directory
 
 YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 64}
 
@@ -108,7 +108,8 @@ def test_another_architecture_is_refused_by_key(
     edit_config(pair[1], key, value)
     error = refusal(pair)
     assert isinstance(error, CheckpointError)
-    assert f"{key} differs: a has " in str(error) and f"b has {value}" in str(error)
+    assert f"{key} differs: a has " in str(error)
+    assert f"b has {value}" in str(error)
 
 
 def test_another_family_and_another_vocabulary_size_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny import FAMILIES, tiny_model_directory
 
 from longspan import storage
 from longspan.errors import CheckpointError, ConfigError, StorageError
@@ -18,6 +17,7 @@ from longspan.merge import merge as module
 from longspan.merge import merge_checkpoints
 from longspan.merge.merge import average, averaged, plan_shards
 from longspan.merge.weights import Weights
+from tests.tiny import FAMILIES, tiny_model_directory
 
 
 def tensors(directory: Path | str) -> dict[str, torch.Tensor]:
@@ -47,7 +47,7 @@ def test_is_the_weighted_sum_and_loads_like_any_model(tmp_path: Path, family: st
     for name, tensor in merged.items():
         assert torch.equal(tensor, of_a[name] * (1 - weight) + of_b[name] * weight), name
     model, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert torch.equal(model.get_input_embeddings().weight, merged["model.embed_tokens.weight"])
     assert result == json.loads(json.dumps(result))
     assert (result["weight"], result["rope"], result["dtype"], result["files"]) == (weight, "a", "float32", 1)
@@ -70,11 +70,13 @@ def test_files_of_the_inputs_do_not_matter(pair: tuple[Path, Path], tmp_path: Pa
     assert len(list(pair[1].glob("*.safetensors"))) > 2
     result = merge_checkpoints(a, b, str(tmp_path / "mixed"), shard_bytes=9000)
     single, mixed = tensors(tmp_path / "single"), tensors(tmp_path / "mixed")
-    assert single.keys() == mixed.keys() and all(torch.equal(single[name], mixed[name]) for name in single)
+    assert single.keys() == mixed.keys()
+    assert all(torch.equal(single[name], mixed[name]) for name in single)
 
     index = json.loads((tmp_path / "mixed" / "model.safetensors.index.json").read_text())
     files = sorted(file.name for file in (tmp_path / "mixed").glob("*.safetensors"))
-    assert result["files"] == len(files) > 2 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    assert result["files"] == len(files) > 2
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     assert index["metadata"] == {"total_size": result["bytes"], "total_parameters": result["parameters"]}
     for file in files:
         held = load_file(tmp_path / "mixed" / file)
@@ -93,7 +95,8 @@ def test_bfloat16_is_averaged_in_float32_and_rounded_once(pair: tuple[Path, Path
     of_a, of_b = tensors(pair[0]), tensors(pair[1])
     for name, tensor in tensors(tmp_path / "out").items():
         exact = of_a[name].float() * (1 - 0.3) + of_b[name].float() * 0.3
-        assert tensor.dtype == torch.bfloat16 and torch.equal(tensor, exact.bfloat16())
+        assert tensor.dtype == torch.bfloat16
+        assert torch.equal(tensor, exact.bfloat16())
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert result["dtype"] == config["dtype"] == config["torch_dtype"] == "bfloat16"
 
@@ -135,7 +138,8 @@ def test_one_tensor_a_side_is_held_at_a_time(pair: tuple[Path, Path], monkeypatc
         # What a caller that keeps nothing sees: the same loop as the writer's, without its dictionary of results.
         for _ in averaged(a, b, 0.5, dict.fromkeys(names, "F32"), names):
             pass
-    assert len(names) > 10 and most == 2
+    assert len(names) > 10
+    assert most == 2
 
 
 def test_one_output_file_is_held_at_a_time(
@@ -192,7 +196,7 @@ def test_tied_embeddings_with_and_without_a_copy_of_the_head(tmp_path: Path, tie
     head = held["model.embed_tokens.weight"].clone() if tied else torch.zeros(64, 32)
     save_file(held | {"lm_head.weight": head}, b / "model.safetensors", metadata={"format": "pt"})
     if not tied:
-        with pytest.raises(CheckpointError, match="b: config.json ties the embeddings, but lm_head.weight is no copy"):
+        with pytest.raises(CheckpointError, match=r"b: config.json ties the embeddings, but lm_head.weight is no copy"):
             merge_checkpoints(str(a), str(b), str(tmp_path / "out"))
         return
     merge_checkpoints(str(a), str(b), str(tmp_path / "out"))
@@ -288,12 +292,14 @@ def test_between_s3_directories_with_config_json_last(
         storage, "upload_file", lambda path, uri: (uploaded.append(uri.rsplit("/", 1)[1]), upload(path, uri))
     )
     merge_checkpoints(f"{s3_bucket}/a", f"{s3_bucket}/b", f"{s3_bucket}/out", shard_bytes=9000)
-    assert uploaded[-1] == "config.json" and uploaded[0].startswith("model-00001-of-")
+    assert uploaded[-1] == "config.json"
+    assert uploaded[0].startswith("model-00001-of-")
     storage.download_tree(f"{s3_bucket}/out", tmp_path / "back")
     merge_checkpoints(str(pair[0]), str(pair[1]), str(tmp_path / "local"))
     remote, local = tensors(tmp_path / "back"), tensors(tmp_path / "local")
-    assert remote.keys() == local.keys() and all(torch.equal(remote[name], local[name]) for name in local)
+    assert remote.keys() == local.keys()
+    assert all(torch.equal(remote[name], local[name]) for name in local)
     with pytest.raises(ConfigError, match="exists and is not empty"):
         merge_checkpoints(str(pair[0]), str(pair[1]), f"{s3_bucket}/out")
-    with pytest.raises(CheckpointError, match="b: s3://.*/nothing has no config.json"):
+    with pytest.raises(CheckpointError, match=r"b: s3://.*/nothing has no config.json"):
         merge_checkpoints(str(pair[0]), f"{s3_bucket}/nothing", f"{s3_bucket}/other")

@@ -15,7 +15,8 @@ from longspan.merge.weights import INDEX, SINGLE, Weights
 def refused(directory: Path) -> str:
     with pytest.raises(CheckpointError) as caught, Weights("b", directory):
         pass
-    assert "\n" not in str(caught.value) and "b: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "b: " in str(caught.value)
     return str(caught.value)
 
 
@@ -33,10 +34,10 @@ def test_lists_tensors_without_reading_them(pair: tuple[Path, Path]) -> None:
 
 
 def test_a_missing_directory_and_missing_files(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="a: .*nowhere is no directory"):
+    with pytest.raises(CheckpointError, match=r"a: .*nowhere is no directory"):
         merge_checkpoints(str(tmp_path / "nowhere"), str(pair[1]), str(tmp_path / "out"))
     (pair[0] / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="a: .* has no config.json"):
+    with pytest.raises(CheckpointError, match=r"a: .* has no config.json"):
         merge_checkpoints(*map(str, pair), str(tmp_path / "out"))
     (pair[1] / SINGLE).unlink()
     assert f"holds neither {SINGLE} nor {INDEX}" in refused(pair[1])

@@ -137,7 +137,9 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path, bad):
 def test_closing_twice_and_flushing_without_news_write_nothing(s3_run):
     log = MetricsLog.open(s3_run)
     log.append(line(1))
-    log.close()
+    log.flush()
     storage.write_text(storage.join(s3_run, "metrics.jsonl"), '{"step": 9}\n')
+    log.flush()
+    log.close()
     log.close()
     assert read_metrics(s3_run) == [{"step": 9}]

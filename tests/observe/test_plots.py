@@ -1,15 +1,18 @@
 """Plots: a PNG of the expected size for every kind of data, no figure left open, errors that name the mend."""
 
 import math
+import os
 import struct
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+import longspan
 from longspan.errors import DataError
-from longspan.observe import plot_style, plots, plots_training
+from longspan.observe import plot_style, plots, plots_sweep, plots_training
 
 GRID = {
     "lengths": [128, 256, 1024],
@@ -98,13 +101,15 @@ def test_each_plot_is_a_png_of_its_size(tmp_path, drawing):
 
 @pytest.mark.filterwarnings("error")
 def test_hostile_names_are_drawn_as_plain_text(tmp_path):
-    plots.accuracy_by_length({"$\\frac{": {128: 0.5}, "_hidden": {128: 0.6}}, tmp_path / "plot.png")
+    plots.accuracy_by_length({"$\\frac{$": {128: 0.5}, "_hidden": {128: 0.6}}, tmp_path / "plot.png")
     assert png_size(tmp_path / "plot.png")
 
 
 def test_importing_the_plots_does_not_import_matplotlib():
     code = "import sys, longspan.observe.plots, longspan.observe.report; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    source_root = str(Path(longspan.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": source_root}
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -177,6 +182,27 @@ def test_coverage_counts_every_gap_of_the_window(tmp_path, monkeypatch, edges, c
     monkeypatch.setattr(plot_style, "figure", lambda *given: subtitles.append(given[-1]) or original(*given))
     plots.position_coverage(edges, counts, target, tmp_path / "plot.png")
     assert subtitles == [f"Training meets {share} of the {target:,}-token window"]
+
+
+@pytest.mark.parametrize(("lower_is_better", "best"), [(True, "2.9"), (False, "3.1")])
+def test_the_best_trial_follows_the_direction_of_the_metric(tmp_path, monkeypatch, lower_is_better, best):
+    subtitles = []
+    original = plot_style.figure
+    monkeypatch.setattr(plot_style, "figure", lambda *given: subtitles.append(given[-1]) or original(*given))
+    plots.sweep_parallel_coordinates(TRIALS, tmp_path / "plot.png", "val", lower_is_better)
+    assert subtitles == [f"3 trials; bold: best val ({best}); grey: 1 without a result"]
+
+
+def test_sweep_axes_are_linear_logarithmic_or_categories():
+    linear = plots_sweep._scale([1.0, 2.0, 5.0])
+    assert linear.heights == {1.0: 0.0, 2.0: 0.25, 5.0: 1.0}
+    assert linear.ticks == ((0.0, "1"), (0.25, "2"), (1.0, "5"))
+    logarithmic = plots_sweep._scale([1e-4, 1e-3, 1e-2])
+    assert logarithmic.heights[1e-3] == pytest.approx(0.5)
+    assert plots_sweep._scale(["b", "a", 3.0]).heights == {3.0: 0.0, "a": 0.5, "b": 1.0}
+    assert plots_sweep._scale([7.0, 7.0]).ticks == ((0.5, "7"),)
+    many = plots_sweep._scale([float(value) for value in range(2, 20)])
+    assert [label for _, label in many.ticks] == ["4", "8", "12", "16"]
 
 
 def test_the_accuracy_colours_only_grow_lighter():

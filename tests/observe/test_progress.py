@@ -64,6 +64,15 @@ def test_an_early_end_still_says_how_far_it_came():
     assert [line.split()[1] for line in lines] == ["1/100", "5/100"]
 
 
+def test_the_last_step_is_printed_at_once_not_after_the_final_checkpoint():
+    out = io.StringIO()
+    with plain_lines(2, 0, "x", out, 1000.0, Clock()) as update:
+        update(1, {})
+        update(2, {})
+        assert "x 2/2 (100%)" in out.getvalue()
+    assert len(out.getvalue().splitlines()) == 2
+
+
 def test_the_last_step_is_printed_when_the_body_raises():
     out = io.StringIO()
 

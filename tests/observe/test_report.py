@@ -165,6 +165,11 @@ def test_a_demo(tmp_path):
         "Needle retrieval by context length and needle depth",
         "My own plot",
     ]
+    assert [attrs["class"] for tag, attrs in page.tags if tag == "th" and "num" in attrs.get("class", "")][:3] == [
+        "num",
+        "num beyond",
+        "num",
+    ]
     shades = {attrs.get("class") for tag, attrs in page.tags if tag == "td"}
     assert {"num s4", "num s0"} <= shades
     assert [attrs["style"] for tag, attrs in page.tags if attrs.get("class") == "bar"] == [

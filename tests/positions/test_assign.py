@@ -134,15 +134,15 @@ def test_the_random_stream_is_pinned() -> None:
 @pytest.mark.parametrize("target_length", [0, -1, MAX_TARGET_LENGTH + 1])
 def test_rejects_a_target_that_float32_cannot_count(target_length: int) -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(ConfigError, match=r"positions\.target_length"):
+    with pytest.raises(ConfigError, match=r"data\.target_length"):
         document_positions(Contiguous(), 1, np.array([0]), target_length, rng)
-    with pytest.raises(ConfigError, match=r"positions\.target_length"):
+    with pytest.raises(ConfigError, match=r"data\.target_length"):
         sample_positions(Contiguous(), np.array([0, 1]), np.array([0]), target_length, rng)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_rejects_a_document_longer_than_the_target(method: PositionMethod) -> None:
-    with pytest.raises(DataError, match="101 tokens does not fit positions.target_length 100"):
+    with pytest.raises(DataError, match=r"101 tokens does not fit data\.target_length 100"):
         document_positions(method, 101, np.array([0]), 100, np.random.default_rng(0))
     with pytest.raises(DataError, match=r"document 1 of the sample \(tokens 50 to 151\) has 101 tokens"):
         sample_positions(method, np.array([0, 50, 151]), np.array([0]), 100, np.random.default_rng(0))

@@ -62,6 +62,13 @@ def test_contiguous_sees_only_distances_within_the_sample() -> None:
     assert coverage.num_documents == 1
 
 
+def test_a_document_boundary_ends_a_run() -> None:
+    positions = np.array([0, 1, 2, 0, 1, 2, 3, 4, 5], dtype=np.float32)
+    coverage = measure_coverage([(positions, np.array([0, 3, 9]))], 10)
+    assert coverage.mean_segment_length == 4.5
+    assert coverage.mean_last_position == 3.5
+
+
 def test_longrecipe_sees_nearly_every_distance_of_the_window() -> None:
     coverage = coverage_of(LongRecipe(), 2400, 8000, runs=40)
     assert coverage.share_of_distances_seen > 0.99
@@ -130,5 +137,5 @@ def test_rejects_positions_that_no_method_gives(positions: list[float], message:
 
 
 def test_rejects_a_target_outside_the_range() -> None:
-    with pytest.raises(ConfigError, match=r"positions\.target_length is 0"):
+    with pytest.raises(ConfigError, match=r"data\.target_length is 0"):
         measure_coverage([], 0)

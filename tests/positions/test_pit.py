@@ -118,7 +118,7 @@ def test_random_cuts_fill_up_to_the_least_number_of_segments(num_tokens: int, le
     assert len(starts) == max(len(given_starts), min(least, num_tokens))
     assert set(given_starts) <= set(starts)
     assert np.all(np.diff(starts) > 0)
-    assert 0 <= starts[0]
+    assert starts[0] >= 0
     assert starts[-1] < num_tokens
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoConfig
+from transformers import AutoConfig, PhiConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from longspan.errors import ConfigError
@@ -107,6 +107,13 @@ def test_reads_a_window_outside_the_rope_dictionary() -> None:
     parameters.pop("original_max_position_embeddings")
     config = {"rope_parameters": parameters, "original_max_position_embeddings": 4096}
     assert from_hf(config).original_max_position_embeddings == 4096
+
+
+def test_a_partial_rotation_inside_the_dictionary_wins_as_in_transformers() -> None:
+    config = {"partial_rotary_factor": 0.5, "rope_parameters": {**to_hf(YARN), "partial_rotary_factor": 0.25}}
+    assert from_hf(config).partial_rotary_factor == 0.25
+    loaded = PhiConfig(max_position_embeddings=TARGET, **config)
+    assert loaded.rope_parameters["partial_rotary_factor"] == 0.25
 
 
 def test_ignores_a_window_that_the_type_does_not_read() -> None:

@@ -80,6 +80,15 @@ def test_lower_bound_is_the_first_good_base_of_the_grid() -> None:
     assert theta_lower_bound(length, head_dim) == pytest.approx(THETA_GRID_RATIO**index)
 
 
+@pytest.mark.parametrize(("length", "head_dim"), [(1550, 4), (1500, 16), (2048, 32)])
+def test_lower_bound_loses_nothing_by_starting_from_a_shorter_window(length: int, head_dim: int) -> None:
+    """At 4 dimensions the bounds of 387 and 1550 tokens are the same base."""
+    index = 1
+    while first_negative_distance(THETA_GRID_RATIO**index, length, head_dim) is not None:
+        index += 1
+    assert theta_lower_bound(length, head_dim) == pytest.approx(THETA_GRID_RATIO**index)
+
+
 @pytest.mark.parametrize(("length", "published"), [(8192, 8.4e4), (16_384, 3.1e5), (32_768, 6.4e5), (131_072, 7.8e6)])
 def test_lower_bound_is_near_the_published_table(length: int, published: float) -> None:
     """The table (arXiv 2405.14591, d = 128) is a search too: brute force finds 2.3e5 where it has 3.1e5 at 16k."""

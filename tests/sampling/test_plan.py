@@ -70,7 +70,7 @@ def test_every_token_of_a_source_comes_once_an_epoch(weights: list[float], steps
     for document, start, size in zip(plan.span_document, plan.span_start, plan.span_length, strict=True):
         used[document][start : start + size] += 1
     for source in range(3):
-        times = np.concatenate([used[i] for i in np.flatnonzero(SOURCE_ID == source)])
+        times = np.concatenate([used[i] for i in np.flatnonzero(source == SOURCE_ID)])
         assert times.max() - times.min() <= 1
         assert times.sum() == 128 * (plan.source == source).sum()
 

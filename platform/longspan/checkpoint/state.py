@@ -29,6 +29,7 @@ from longspan.checkpoint.commit import (
     write_commit,
 )
 from longspan.errors import CheckpointError
+from longspan.versions import versions
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight"
@@ -70,7 +71,7 @@ def save_state(engine: Any, run_uri: str, step: int, next_sample: int, fingerpri
         next_sample=next_sample,
         fingerprint=fingerprint,
         topology={"world_size": world},
-        versions=_versions(),
+        versions=versions(),
         files=tuple(answer[1] for answer in answers if answer[1]),
     )
     _together(rank, base, lambda: (write_commit(run_uri, commit), retain(run_uri, keep)))
@@ -124,12 +125,6 @@ def _write(tensors: dict[str, Tensor], base: str, name: str) -> StoredFile:
     finally:
         partial.unlink(missing_ok=True)
     return StoredFile(name, target.stat().st_size, storage.digest_file(str(target)))
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {package: version(package) for package in ("longspan", "torch", "transformers", "deepspeed", "ray")}
 
 
 def find_resume(run_uri: str, fingerprint: str) -> Commit | None:
@@ -193,19 +188,29 @@ def load_weights(network: nn.Module, state: StoredState) -> None:
             parameter.copy_(state.tensor(WEIGHT, name))
 
 
-def load_optimizer(engine: Any, state: StoredState, step: int) -> None:
-    """Set float32 masters and Adam moments of an engine that has not stepped yet."""
+def start_moments(engine: Any, step: int = 0) -> None:
+    """Make AdamW's state (zero moments, `step` steps done) before its first step, so that it can be saved and set.
+
+    DeepSpeed 0.19.8 links parameters to their moments inside the step of the first parameter group, when those of the second do
+    not exist yet; `safe_get_full_optimizer_state` then fails for the second group for ever.
+    """
     optimizer = engine.optimizer
     stage3 = hasattr(optimizer, "fp32_partitioned_groups_flat")
     flats = optimizer.fp32_partitioned_groups_flat if stage3 else optimizer.single_partition_of_fp32_groups
+    fused = optimizer.optimizer.defaults.get("fused")
     for flat in flats:
         optimizer.optimizer.state[flat] = {
-            "step": torch.tensor(float(step)),
+            "step": torch.tensor(float(step), device=flat.device if fused else "cpu"),
             **{key: torch.zeros_like(flat) for key in MOMENTS},
         }
     if not stage3:
-        # Links each parameter to its part of the states just made; DeepSpeed does this in its first step.
+        optimizer._hp_optimizer_states_linked = False
         optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def load_optimizer(engine: Any, state: StoredState, step: int) -> None:
+    """Set float32 masters and Adam moments of an engine that has not stepped yet."""
+    start_moments(engine, step)
     for name, parameter in engine.module.named_parameters():
         for key in (WEIGHT, *MOMENTS):
             _set(parameter, state.tensor(key, name).to(engine.device), None if key == WEIGHT else key)

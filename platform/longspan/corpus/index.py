@@ -123,7 +123,7 @@ def _check_order(index: DocumentIndex, manifest: Manifest, where: str) -> None:
     if wrong.any():
         at = int(np.flatnonzero(wrong)[0])
         raise DataError(
-            f"{where}: document {at} should be row {row[at]} of {manifest.shards[shard_id[at]].file}, but is listed as row"
-            f" {index.row[at]} of {manifest.shards[index.shard_id[at]].file}, source {names[index.source_id[at]]},"
+            f"{where}: document {at} should be row {row[at]} of {manifest.shards[shard_id[at]].file}, but is listed as"
+            f" row {index.row[at]} of {manifest.shards[index.shard_id[at]].file}, source {names[index.source_id[at]]},"
             f" {index.length[at]} tokens"
         )

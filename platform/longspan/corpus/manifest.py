@@ -31,7 +31,7 @@ class TokenizerInfo:
         directory: its folder in the corpus.
         vocab_size: number of ids, added tokens included; every token of the shards is below it.
         files: digest of each file by name.
-        needle_first_id: id of the first needle token (`synthesis.needles.NeedleVocabulary`), None without needle tokens.
+        needle_first_id: id of the first needle token (`synthesis.needles.NeedleVocabulary`), None if it has none.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -48,7 +48,7 @@ class TokenizerInfo:
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """Counts of one source; `length_histogram[b]` is the number of documents of b to 2b - 1 tokens, b a power of two."""
+    """Counts of one source; `length_histogram[b]` documents have b to 2b - 1 tokens, b a power of two."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     documents: PositiveInt
@@ -200,8 +200,8 @@ def _check_sums(manifest: Manifest, where: str) -> None:
         counts = (sum(shard.documents for shard in own), sum(shard.tokens for shard in own))
         if counts != (source.documents, source.tokens):
             raise DataError(
-                f"{where}: sources.{name}: {source.documents} documents and {source.tokens} tokens, but its shards add up"
-                f" to {counts[0]} and {counts[1]}"
+                f"{where}: sources.{name}: {source.documents} documents and {source.tokens} tokens, but its shards"
+                f" add up to {counts[0]} and {counts[1]}"
             )
     if manifest.index.documents != sum(source.documents for source in manifest.sources.values()):
         raise DataError(f"{where}: index.documents {manifest.index.documents} is not the sum of the sources' documents")

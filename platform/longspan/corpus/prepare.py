@@ -1,7 +1,7 @@
 """`longspan prepare`: from the texts of a corpus configuration to shards, index, tokenizer and manifest.
 
-Everything is written in an order in which the manifest comes last, so a directory without one is never taken for a corpus;
-running again after a crash starts over and gives the same bytes.
+Everything is written in an order in which the manifest comes last, so a directory without one is never taken for a
+corpus; running again after a crash starts over and gives the same bytes.
 """
 
 import hashlib
@@ -125,9 +125,8 @@ def _already_there(corpus: Corpus, fingerprint: str, say: Progress) -> Manifest:
             f"output: {corpus.output} holds a corpus of another configuration (sources {manifest.source_names});"
             " choose another directory, or delete that one"
         )
-    say(
-        f"{corpus.output}: already prepared from this configuration ({manifest.index.documents} documents), nothing done"
-    )
+    count = manifest.index.documents
+    say(f"{corpus.output}: already prepared from this configuration ({count} documents), nothing done")
     return manifest
 
 

@@ -83,8 +83,8 @@ class ShardReader:
         size = int(self._index.length[document_id])
         if start < 0 or length < 0 or start + length > size:
             raise DataError(
-                f"{self._manifest.shards[shard_id].file}, row {row}: tokens {start} to {start + length} asked for, but the"
-                f" document has {size}"
+                f"{self._manifest.shards[shard_id].file}, row {row}: tokens {start} to {start + length} asked for, but"
+                f" the document has {size}"
             )
         shard = self._shard(shard_id)
         begin = int(shard.offsets[row]) + start
@@ -135,8 +135,8 @@ class ShardReader:
         if highest >= self._manifest.tokenizer.vocab_size:
             row = int(np.searchsorted(shard.offsets, shard.tokens.argmax(), side="right")) - 1
             raise DataError(
-                f"{where}, row {row}: token {highest} is outside the vocabulary of {self._manifest.tokenizer.vocab_size};"
-                " the shard was made with another tokenizer"
+                f"{where}, row {row}: token {highest} is outside the vocabulary of"
+                f" {self._manifest.tokenizer.vocab_size}; the shard was made with another tokenizer"
             )
         return shard
 
@@ -145,8 +145,8 @@ def parse_shard(data: bytes, info: ShardInfo, where: str) -> Shard:
     """The shard in these bytes of a Parquet file.
 
     Raises:
-        DataError: not Parquet, other columns than `writer.shard_schema`, another number of rows than `info`, or a row whose
-            weights are not as many as its tokens.
+        DataError: not Parquet, other columns than `writer.shard_schema`, another number of rows than `info`, or a row
+            whose weights are not as many as its tokens.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

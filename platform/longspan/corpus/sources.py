@@ -24,8 +24,8 @@ _FILES_AHEAD = 16
 def find_files(source: TextSource | JsonlSource, field: str) -> list[str]:
     """URIs of the source's files: each of `paths` itself if it is a file, else what matches in the folder.
 
-    In a folder, `pattern` (or the JSONL names) is compared with a file's name and with its path below the folder; hidden
-    files and folders are passed over.
+    In a folder, `pattern` (or the JSONL names) is compared with a file's name and with its path below the folder;
+    hidden files and folders are passed over.
 
     Args:
         field: dotted place of the source in the configuration, for messages.
@@ -53,8 +53,8 @@ def read_texts(source: TextSource | JsonlSource, files: list[str]) -> Iterator[s
     """The documents in `files` in order.
 
     Raises:
-        DataError: a text that is not UTF-8 (file and byte offset), or a line that is not JSON or lacks the field (file and
-            line number).
+        DataError: a text that is not UTF-8 (file and byte offset), or a line that is not JSON or lacks the field
+            (file and line number).
         StorageError: a file could not be read.
     """
     if isinstance(source, TextSource):

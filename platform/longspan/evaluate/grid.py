@@ -1,7 +1,7 @@
 """The needle grid itself: examples in, one forward pass per batch, accuracy by depth and length out.
 
-`needles` and `plain_needles` make the examples, each a pure function of (seed, length, index), so that every model is asked the same
-questions; `run` puts the result in the report.
+`needles` and `plain_needles` make the examples, each a pure function of (seed, length, index), so that every model is
+asked the same questions; `run` puts the result in the report.
 """
 
 import math
@@ -22,7 +22,7 @@ LOGITS_CHUNK = 2048
 
 @dataclass(frozen=True)
 class GridExample:
-    """One sequence with a needle in every depth bin, all asked at its end with the true answers in place (teacher forcing).
+    """One sequence with a needle in every depth bin, all asked at its end, the true answers in place (teacher forcing).
 
     Attributes:
         tokens: uint32 [length].
@@ -45,7 +45,7 @@ class NeedleGrid:
         depths: centres of the depth bins, as fractions of the text (0 is its start).
         accuracy: [depth][length], share of needles retrieved exactly; `examples` needles a cell.
         mean: by length, over all depths.
-        stderr: by length, of `mean`, over examples (the needles of one example are not independent); None for one example.
+        stderr: by length, of `mean`, over examples (the needles of one are not independent); None for one example.
         examples: sequences a length.
     """
 
@@ -130,7 +130,8 @@ def retrieved(
 ) -> NDArray[np.bool_]:
     """Which needles the model retrieves: bool [examples, num_needles], in order of depth.
 
-    A needle counts when every token of its answer is the most likely one of the whole vocabulary, given the true tokens before it.
+    A needle counts when every token of its answer is the most likely one of the whole vocabulary, given the true tokens
+    before it.
     """
     tokens = torch.from_numpy(np.stack([example.tokens for example in examples]).astype(np.int64)).to(device)
     rows = np.repeat(np.arange(len(examples)), [example.positions.size for example in examples])
@@ -141,7 +142,8 @@ def retrieved(
     right = (predicted == tokens[row_index, column_index]).cpu().numpy()
     wrong = np.zeros((len(examples), num_needles), dtype=np.int64)
     np.add.at(wrong, (rows, bins), ~right)
-    return wrong == 0
+    hits: NDArray[np.bool_] = wrong == 0
+    return hits
 
 
 def predict(model: nn.Module, tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -43,8 +43,8 @@ def held_out_documents(
 def choose_documents(lengths: NDArray[np.int32], longest: int, budget: int) -> list[tuple[int, int]]:
     """(number, tokens to read) of the documents chosen from `lengths` [num_documents], in rising order of number.
 
-    First those of at least `longest` tokens, then the others, each in the order given, until `budget` tokens are chosen; the
-    last one is cut to fit.
+    First those of at least `longest` tokens, then the others, each in the order given, until `budget` tokens are
+    chosen; the last one is cut to fit.
     """
     is_short = lengths < longest
     order = np.argsort(is_short, kind="stable")
@@ -57,7 +57,7 @@ def choose_documents(lengths: NDArray[np.int32], longest: int, budget: int) -> l
 
 
 def check_plain(documents: list[NDArray[np.uint32]], source: str, needle_first_id: int | None) -> None:
-    """Raises ConfigError where held-out text holds needle tokens: they would answer, or contradict, the needles hidden in it."""
+    """Raises ConfigError where held-out text holds needle tokens: they would contradict the needles hidden in it."""
     if needle_first_id is not None and any((document >= needle_first_id).any() for document in documents):
         raise ConfigError(
             f"evaluate.text_source: '{source}' holds needle tokens; give a text source, which the needles are hidden in"

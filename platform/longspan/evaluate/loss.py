@@ -6,6 +6,7 @@ Plain text in, mean cross-entropy per bucket of positions out; `run` puts the cu
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,8 @@ class LossCurve:
         return float(np.average(self.loss, weights=self.counts))
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON-able lists and numbers, with `positions`, the geometric centre of each bucket, for a plot."""
-        centres = [math.sqrt(low * (high - 1)) for low, high in zip(self.edges, self.edges[1:], strict=False)]
+        """The same as JSON-able lists and numbers, with `positions`, the geometric centres of buckets, for plots."""
+        centres = [math.sqrt(low * (high - 1)) for low, high in pairwise(self.edges)]
         return {
             "length": self.length,
             "positions": centres,
@@ -78,7 +79,7 @@ def loss_by_position(
         text_documents: held-out documents, token ids [num_tokens] each.
         length: tokens a window, >= 2.
         windows: how many windows to read; fewer are read where the text has no more.
-        buckets: number of buckets, spaced evenly in the logarithm of the position, or their rising edges in [1, length].
+        buckets: number of buckets, spaced evenly in the logarithm of the position, or rising edges in [1, length].
         batch_tokens: tokens a forward pass; a longer window goes alone. Logits are held for 2,048 tokens at once.
 
     Raises:
@@ -87,7 +88,8 @@ def loss_by_position(
     """
     if length < 2 or windows < 1 or batch_tokens < 1:
         raise ConfigError(
-            f"loss by position: length={length}, windows={windows}, batch_tokens={batch_tokens}; must be at least 2, 1, 1"
+            f"loss by position: length={length}, windows={windows}, batch_tokens={batch_tokens};"
+            " must be at least 2, 1, 1"
         )
     edges = bucket_edges(length, buckets)
     rows, joined = text_windows(text_documents, length, windows)
@@ -105,19 +107,14 @@ def loss_by_position(
 
 
 def bucket_edges(length: int, buckets: int | Sequence[int]) -> tuple[int, ...]:
-    """Rising bucket edges in [1, length]; position 0 is never a target. Close edges of many log-spaced buckets fall together."""
+    """Rising bucket edges in [1, length]; position 0 is no target. Log-spaced edges that round to one fall together."""
     if isinstance(buckets, int):
         if buckets < 1:
             raise ConfigError(f"loss by position: buckets={buckets}; must be at least 1")
         spaced = np.unique(np.geomspace(1, length, buckets + 1).round().astype(int))
         return tuple(int(edge) for edge in spaced)
     edges = tuple(int(edge) for edge in buckets)
-    if (
-        len(edges) < 2
-        or edges[0] < 1
-        or edges[-1] > length
-        or any(a >= b for a, b in zip(edges, edges[1:], strict=False))
-    ):
+    if len(edges) < 2 or edges[0] < 1 or edges[-1] > length or any(a >= b for a, b in pairwise(edges)):
         raise ConfigError(
             f"loss by position: bucket edges {list(edges)} must rise, at least two of them, within [1, {length}]"
         )
@@ -125,10 +122,10 @@ def bucket_edges(length: int, buckets: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def text_windows(documents: Sequence[NDArray[np.uint32]], length: int, windows: int) -> tuple[NDArray[np.uint32], bool]:
-    """Up to `windows` windows without a common token, uint32 [num_windows, length], and whether they cross document ends.
+    """Up to `windows` windows without a common token, uint32 [num_windows, length], and whether they are joined.
 
-    Windows lie inside documents where these are long enough for all that were asked for; else the documents are joined in
-    order. The choice depends on the text alone, so every model reads the same.
+    Windows lie inside documents where these are long enough for all that were asked for; else the documents are joined
+    in order, and windows cross their ends. The choice depends on the text alone, so every model reads the same.
 
     Raises:
         DataError: the documents together are shorter than `length`.
@@ -153,18 +150,16 @@ def text_windows(documents: Sequence[NDArray[np.uint32]], length: int, windows: 
 
 
 def curve_of(losses: NDArray[np.float64], edges: tuple[int, ...], length: int, joined: bool) -> LossCurve:
-    """The curve of `losses` float64 [windows, length - 1], where column i is the loss of the target at position i + 1."""
+    """The curve of `losses` float64 [windows, length - 1]; column i is the loss of the target at position i + 1."""
     windows = len(losses)
-    by_window = np.stack(
-        [losses[:, low - 1 : high - 1].mean(axis=1) for low, high in zip(edges, edges[1:], strict=False)]
-    )
+    by_window = np.stack([losses[:, low - 1 : high - 1].mean(axis=1) for low, high in pairwise(edges)])
     errors = [float(row.std(ddof=1)) / math.sqrt(windows) if windows > 1 else None for row in by_window]
     return LossCurve(
         length=length,
         edges=edges,
         loss=tuple(float(value) for value in by_window.mean(axis=1)),
         stderr=tuple(errors),
-        counts=tuple(windows * (high - low) for low, high in zip(edges, edges[1:], strict=False)),
+        counts=tuple(windows * (high - low) for low, high in pairwise(edges)),
         windows=windows,
         joined=joined,
     )

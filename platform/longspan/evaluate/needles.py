@@ -34,8 +34,8 @@ def vocabulary_from_tokenizer(tokenizer: Any) -> NeedleVocabulary:
     added = {token: index for token, index in tokenizer.get_added_vocab().items() if _NEEDLE.fullmatch(token)}
     if not added:
         raise ConfigError(
-            "tokenizer: no needle tokens (<n:0:0>, <q:0>, <v:0>); the needle grid of this version needs a corpus prepared"
-            " with tokenizer.needle_tokens: true"
+            "tokenizer: no needle tokens (<n:0:0>, <q:0>, <v:0>); the needle grid of this version needs a corpus"
+            " prepared with tokenizer.needle_tokens: true"
         )
     pairs = [match.groups() for match in map(_NEEDLE.fullmatch, added) if match]
     num_keys = 1 + max(int(key or query or 0) for key, _, query, _ in pairs)

@@ -34,8 +34,8 @@ def open_for_evaluation(
         drop_sliding_window: attend to everything although the checkpoint has a sliding window; else it is refused.
 
     Raises:
-        ConfigError: an unknown dtype, a model that cannot be read or is not supported (see `model.load.read_config`), or
-            frequencies that are not those asked for.
+        ConfigError: an unknown dtype, a model that cannot be read or is not supported (see `model.load.read_config`),
+            or frequencies that are not those asked for.
     """
     from transformers import AutoModelForCausalLM
 
@@ -74,7 +74,7 @@ def resolve_device(device: str) -> str:
 
 
 def assert_settings(model: nn.Module, settings: RopeSettings) -> None:
-    """Raises ConfigError unless every rotary module has the frequencies of `settings`, in float32, and its attention scaling."""
+    """Raises ConfigError unless every rotary module has `settings`' frequencies, in float32, and attention scaling."""
     assert_rope(model, settings)
     expected = attention_scaling(settings)
     for module in rotary_modules(model):

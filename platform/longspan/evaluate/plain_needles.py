@@ -1,7 +1,7 @@
 """Needle grid in plain sentences, for models whose vocabulary has no needle tokens (every released one).
 
-RULER's multi-key, many-query retrieval (2404.06654) in one forward pass: "The special magic number for {key} is: {value}." lies
-in every depth bin of held-out text, and is asked again at the end with the true answer in place.
+RULER's multi-key, many-query retrieval (2404.06654) in one forward pass: "The special magic number for {key} is:
+{value}." lies in every depth bin of held-out text, and is asked again at the end with the true answer in place.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +16,14 @@ from longspan.errors import ConfigError, DataError
 from longspan.evaluate.grid import GridExample, NeedleGrid, score_grid
 
 QUESTION = "\nThe special magic number for {key} is:"
-ADJECTIVES = "amber brave calm dusty eager faint gentle hollow icy jolly keen lively misty noble odd plain".split()
-NOUNS = "anchor bridge candle desert engine forest garden harbor island jacket kettle ladder mirror needle orchard piano".split()
+ADJECTIVES = (
+    *("amber", "brave", "calm", "dusty", "eager", "faint", "gentle", "hollow"),
+    *("icy", "jolly", "keen", "lively", "misty", "noble", "odd", "plain"),
+)
+NOUNS = (
+    *("anchor", "bridge", "candle", "desert", "engine", "forest", "garden", "harbor"),
+    *("island", "jacket", "kettle", "ladder", "mirror", "needle", "orchard", "piano"),
+)
 
 
 def plain_needle_grid(
@@ -86,7 +92,8 @@ def plain_example(
     if num_text < num_needles:
         raise ConfigError(
             f"needle grid: a length of {length} tokens has no room for {num_needles} needles in plain text, which take"
-            f" {length - num_text}; ask for fewer evaluate.needles or for lengths of at least {length - num_text + num_needles}"
+            f" {length - num_text}; ask for fewer evaluate.needles or for lengths of at least"
+            f" {length - num_text + num_needles}"
         )
     if text.size < num_text:
         raise DataError(f"needle grid: the held-out text has {text.size} tokens; a length of {length} needs {num_text}")

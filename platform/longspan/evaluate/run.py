@@ -1,6 +1,6 @@
 """One model, evaluated: needle grid over all lengths and loss by position at the longest, as JSON-able results.
 
-Called after training, by the comparison of methods, and by the command line; its results are what plots and report read.
+Called after training, by the comparison of methods and by the command line; plots and report read its results.
 """
 
 import time
@@ -93,7 +93,7 @@ def evaluate_model(
     The needles are needle tokens where the corpus's tokenizer has them, and plain sentences otherwise.
 
     Args:
-        model_path: Hugging Face directory (local or s3://) or hub name. Lengths beyond its window are asked all the same.
+        model_path: Hugging Face directory (local or s3://) or hub name. Lengths beyond its window are no matter.
         manifest_uri: directory of the prepared corpus, which holds the tokenizer and the held-out text.
         report: called with a line after each length.
 
@@ -102,7 +102,8 @@ def evaluate_model(
         tokens: read by the model, seconds: spent reading them}.
 
     Raises:
-        ConfigError: the model cannot be opened as asked, its tokenizer is not the corpus's, or a setting is out of range.
+        ConfigError: the model cannot be opened as asked, its tokenizer is not the corpus's, or a setting is out of
+            range.
         DataError: the corpus is damaged or its held-out text too short.
     """
     from longspan.corpus.tokenizer import open_tokenizer
@@ -175,7 +176,7 @@ def _grid(
 
 
 def check_tokenizer(model_path: str, tokenizer: Any) -> None:
-    """Raises ConfigError where the model brings a tokenizer of its own that numbers tokens otherwise than the corpus's."""
+    """Raises ConfigError where the model brings a tokenizer that numbers tokens otherwise than the corpus's."""
     from longspan.model.load import open_tokenizer
 
     own = open_tokenizer(model_path)
@@ -186,8 +187,9 @@ def check_tokenizer(model_path: str, tokenizer: Any) -> None:
     if different:
         token = min(different)
         raise ConfigError(
-            f"evaluate: the tokenizer of '{model_path}' is not the corpus's: {len(different)} tokens differ, {token!r} is"
-            f" {found.get(token)} there and {expected.get(token)} in the corpus; prepare the corpus with the model's tokenizer"
+            f"evaluate: the tokenizer of '{model_path}' is not the corpus's: {len(different)} tokens differ, {token!r}"
+            f" is {found.get(token)} there and {expected.get(token)} in the corpus; prepare the corpus with the model's"
+            " tokenizer"
         )
 
 
@@ -196,6 +198,6 @@ def check_vocabulary(model: Any, manifest: Manifest, model_path: str) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if manifest.tokenizer.vocab_size > rows:
         raise ConfigError(
-            f"evaluate: '{model_path}' has {rows} token embeddings, the corpus's tokenizer {manifest.tokenizer.vocab_size}"
-            " tokens; evaluate it on a corpus prepared with its own tokenizer"
+            f"evaluate: '{model_path}' has {rows} token embeddings, the corpus's tokenizer"
+            f" {manifest.tokenizer.vocab_size} tokens; evaluate it on a corpus prepared with its own tokenizer"
         )

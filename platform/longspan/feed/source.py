@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
-
 from longspan import storage
 from longspan.config.recipe import Recipe
 from longspan.corpus.manifest import load_manifest
-from longspan.corpus.plan_table import read_plan_rows
+from longspan.corpus.plan_table import read_plan_metadata, read_plan_rows
 from longspan.corpus.shards import ShardReader
+from longspan.errors import DataError
 from longspan.feed.batch import BatchSettings, MicroBatch, Sample, make_micro_batch
 from longspan.positions import Contiguous, LongRecipe, PoSE, PositionMethod, RandPos
+
+PLAN_FILE = "plan.parquet"
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class FeedSpec:
 
     plan_uri: str
     manifest_uri: str
+    manifest_fingerprint: str
+    """Of the corpus that the plan was made for; workers refuse another one."""
     sample_length: int
     micro_batch_size: int
     global_batch_size: int
@@ -47,9 +50,16 @@ def position_method(recipe: Recipe) -> PositionMethod:
 
 
 def feed_spec(recipe: Recipe) -> FeedSpec:
+    """The feed of a staged run.
+
+    Raises:
+        DataError: the plan cannot be read.
+    """
+    plan_uri = storage.join(recipe.run_uri, PLAN_FILE)
     return FeedSpec(
-        plan_uri=storage.join(recipe.run_uri, "plan.parquet"),
-        manifest_uri=recipe.data.manifest,
+        plan_uri=storage.absolute(plan_uri),
+        manifest_uri=storage.absolute(recipe.data.manifest),
+        manifest_fingerprint=read_plan_metadata(plan_uri)["manifest"],
         sample_length=recipe.data.sample_length,
         micro_batch_size=recipe.train.micro_batch_size,
         global_batch_size=recipe.train.global_batch_size,
@@ -66,10 +76,14 @@ class Source:
     def __init__(self, spec: FeedSpec) -> None:
         self._spec = spec
         manifest = load_manifest(spec.manifest_uri)
+        if manifest.fingerprint != spec.manifest_fingerprint:
+            raise DataError(
+                f"{spec.manifest_uri}: the corpus has changed since the run's plan was made; give the run another output"
+            )
         self._reader = ShardReader(spec.manifest_uri, manifest)
-        ends_sentence = np.zeros(manifest.vocab_size, dtype=bool)
-        ends_sentence[np.asarray(manifest.sentence_end_ids, dtype=np.int64)] = True
-        self._settings = BatchSettings(spec.target_length, spec.method, spec.document_mask, spec.seed, ends_sentence)
+        self._settings = BatchSettings(
+            spec.target_length, spec.method, spec.document_mask, spec.seed, manifest.ends_sentence()
+        )
 
     def micro_batch(self, index: int) -> MicroBatch:
         """Micro-batch `index`: samples [index * micro_batch_size, (index + 1) * micro_batch_size)."""

@@ -4,6 +4,7 @@ What is to last (metrics, checkpoints, result) lies in the run directory; Ray's 
 """
 
 import json
+import math
 import os
 import tempfile
 import uuid
@@ -17,8 +18,6 @@ from longspan.config.recipe import Recipe
 from longspan.errors import LaunchError, LongspanError, StorageError
 from longspan.feed.source import feed_spec
 from longspan.launch.follow import follow_metrics
-
-_STARTED_HERE = False
 
 
 def connect(recipe: Recipe) -> None:
@@ -44,20 +43,21 @@ def connect(recipe: Recipe) -> None:
         raise LaunchError(f"parallel.address: no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from None
 
 
-def start_cluster(cpus: float) -> None:
-    """A Ray cluster of this machine for this process, with at least `cpus` CPU slots; no dashboard, loopback only."""
+def start_cluster(cpus: float, quiet: bool = False) -> None:
+    """A Ray cluster of this machine for this process, with at least `cpus` CPU slots; loopback only.
+
+    `quiet` keeps the workers' output in Ray's log files.
+    """
     import logging
 
     import ray
 
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    slots = max(int(cpus + 0.999), os.cpu_count() or 1)
+    slots = max(math.ceil(cpus), os.cpu_count() or 1)
     ray.init(
         num_cpus=slots,
         include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        logging_level=logging.WARNING,
-        log_to_driver=os.environ.get("LONGSPAN_WORKER_LOGS", "1") == "1",
+        logging_level=logging.ERROR if quiet else logging.WARNING,
+        log_to_driver=not quiet,
     )
 
 

@@ -1,15 +1,13 @@
 """`longspan train`: stage, train, evaluate, and leave a run directory that explains itself."""
 
 import time
-from importlib.metadata import version
 from typing import Any
 
 from longspan import storage
 from longspan.config.recipe import Recipe
 from longspan.launch.stage import stage_run
 from longspan.observe.metrics import read_metrics
-
-_PACKAGES = ("longspan", "torch", "transformers", "deepspeed", "ray")
+from longspan.versions import versions
 
 
 def train(recipe: Recipe, show_progress: bool = True) -> dict[str, Any]:
@@ -18,6 +16,11 @@ def train(recipe: Recipe, show_progress: bool = True) -> dict[str, Any]:
     `summary["finished"]` is False where a signal stopped it: the same call goes on.
     """
     stage_run(recipe)
+    summary_uri = storage.join(recipe.run_uri, "summary.json")
+    if storage.exists(summary_uri):
+        earlier: dict[str, Any] = storage.read_json(summary_uri)
+        if earlier.get("finished") and earlier.get("evaluate") == recipe.evaluate.model_dump(mode="json"):
+            return earlier
     started = time.perf_counter()
     finished = True
     if recipe.parallel.launch == "ray":
@@ -31,7 +34,7 @@ def train(recipe: Recipe, show_progress: bool = True) -> dict[str, Any]:
     summary = summarise(recipe, finished, time.perf_counter() - started)
     if finished and recipe.evaluate.lengths:
         summary["evaluation"] = evaluate_run(recipe)
-    storage.write_json(storage.join(recipe.run_uri, "summary.json"), summary)
+    storage.write_json(summary_uri, summary)
     from longspan.observe.report import write_report
 
     write_report(recipe.run_uri)
@@ -55,9 +58,10 @@ def summarise(recipe: Recipe, finished: bool, wall_seconds: float) -> dict[str, 
         "target_length": recipe.data.target_length,
         "model": recipe.model.path,
         "positions": recipe.positions.type,
+        "evaluate": recipe.evaluate.model_dump(mode="json"),
         "workers": recipe.parallel.num_workers,
         "sequence_parallel": recipe.parallel.sequence_parallel,
-        "versions": {package: version(package) for package in _PACKAGES},
+        "versions": versions(),
     }
     if finished:
         config = storage.read_json(storage.join(recipe.run_uri, "checkpoint", "config.json"))
@@ -68,23 +72,15 @@ def summarise(recipe: Recipe, finished: bool, wall_seconds: float) -> dict[str, 
 
 def evaluate_run(recipe: Recipe) -> dict[str, Any]:
     """The recipe's evaluation of its own checkpoint; on Ray, where the GPUs are."""
-    from longspan.evaluate import evaluate_model
+    from longspan.evaluate.run import evaluate_model, settings_of
 
-    settings = recipe.evaluate
-    arguments: dict[str, Any] = {
-        "model_path": storage.join(recipe.run_uri, "checkpoint"),
-        "manifest": recipe.data.manifest,
-        "text_source": settings.text_source,
-        "lengths": settings.lengths,
-        "num_needles": settings.needles,
-        "examples": settings.examples,
-        "seed": recipe.seed,
-    }
+    model, settings = storage.join(recipe.run_uri, "checkpoint"), settings_of(recipe)
     if recipe.parallel.launch == "local":
-        return evaluate_model(**arguments)
+        return evaluate_model(model, recipe.data.manifest, settings)
     import ray
 
     from longspan.launch.cluster import wants_gpu
 
     task = ray.remote(evaluate_model).options(num_cpus=1, num_gpus=1 if wants_gpu(recipe) else 0)
-    return ray.get(task.remote(**arguments))
+    result: dict[str, Any] = ray.get(task.remote(model, recipe.data.manifest, settings))
+    return result

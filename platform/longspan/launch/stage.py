@@ -7,16 +7,17 @@ from longspan import storage
 from longspan.checkpoint.commit import newest_commit
 from longspan.config.load import fingerprint, parse, to_yaml
 from longspan.config.recipe import Recipe
-from longspan.corpus.manifest import Manifest, document_index, load_manifest
-from longspan.corpus.plan_table import write_plan
-from longspan.errors import ConfigError, StorageError
+from longspan.corpus.index import document_index
+from longspan.corpus.manifest import Manifest, load_manifest
+from longspan.corpus.plan_table import read_plan_metadata, write_plan
+from longspan.errors import ConfigError, DataError, StorageError
+from longspan.feed.source import PLAN_FILE
 from longspan.model.load import extend_config, head_dim, read_config
 from longspan.rope import theta_lower_bound
-from longspan.sampling import Plan, build_plan
+from longspan.sampling.plan import Plan, build_plan
 from longspan.topology import check_attention_heads
 
 RECIPE_FILE = "recipe.yaml"
-PLAN_FILE = "plan.parquet"
 
 
 def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
@@ -29,9 +30,9 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
     check_attention_heads(config.num_attention_heads, config.num_key_value_heads, recipe.parallel.sequence_parallel)
     settings = extend_config(config, recipe.rope, recipe.data.target_length)
     manifest = load_manifest(recipe.data.manifest)
-    if manifest.vocab_size > config.vocab_size:
+    if manifest.tokenizer.vocab_size > config.vocab_size:
         raise ConfigError(
-            f"data.manifest: its tokenizer has {manifest.vocab_size} tokens, the model's vocabulary {config.vocab_size};"
+            f"data.manifest: its tokenizer has {manifest.tokenizer.vocab_size} tokens, the model's vocabulary {config.vocab_size};"
             " prepare the corpus with the model's own tokenizer"
         )
     for number, phase in enumerate(recipe.data.mix):
@@ -62,7 +63,7 @@ def make_plan(recipe: Recipe, manifest: Manifest) -> Plan:
     return build_plan(
         index.source_id,
         index.length,
-        index.source_names,
+        manifest.source_names,
         mix=[(phase.from_step, phase.weights) for phase in recipe.data.mix],
         steps=recipe.train.steps,
         global_batch_size=recipe.train.global_batch_size,
@@ -92,7 +93,11 @@ def stage_run(recipe: Recipe) -> None:
         raise ConfigError(f"output: {recipe.run_uri} holds checkpoints but no {RECIPE_FILE}; give another output")
     plan_uri = storage.join(recipe.run_uri, PLAN_FILE)
     if not storage.exists(plan_uri):
-        write_plan(plan_uri, make_plan(recipe, manifest), {"recipe": mark})
+        write_plan(plan_uri, make_plan(recipe, manifest), {"recipe": mark, "manifest": manifest.fingerprint})
+    elif read_plan_metadata(plan_uri)["manifest"] != manifest.fingerprint:
+        raise DataError(
+            f"{recipe.data.manifest}: the corpus has changed since {plan_uri} was made; give the run another output"
+        )
     storage.write_text(uri, to_yaml(recipe))
 
 

@@ -1,7 +1,7 @@
-"""Whether two checkpoints may be averaged at all: same architecture, vocabulary and tensors, and whose positions are kept.
+"""Whether two checkpoints may be averaged at all (architecture, vocabulary, tensors), and whose positions are kept.
 
-Averaging weights that were trained at different RoPE bases is LongRecipe's practice, but which base the result runs at is a choice
-that nobody may guess (its code keeps the extended model's without a word; mergekit refuses).
+Averaging weights that were trained at different RoPE bases is LongRecipe's practice, but which base the result runs at
+is a choice that nobody may guess (its code keeps the extended model's without a word; mergekit refuses).
 """
 
 import json
@@ -35,7 +35,7 @@ def read_config(side: str, directory: Path) -> dict[str, Any]:
     """config.json with the family's defaults filled in, so that old and new files compare.
 
     Raises:
-        CheckpointError: no directory or no readable config.json; a family that longspan does not know; quantised weights.
+        CheckpointError: no readable config.json; a family that longspan does not know; quantised weights.
     """
     from transformers import AutoConfig
 
@@ -64,12 +64,13 @@ def check_architecture(a: dict[str, Any], b: dict[str, Any]) -> None:
     for key in ARCHITECTURE:
         if a.get(key) != b.get(key):
             raise CheckpointError(
-                f"merge: {key} differs: a has {a.get(key)}, b has {b.get(key)}; only models of one architecture can be averaged"
+                f"merge: {key} differs: a has {a.get(key)}, b has {b.get(key)}; only models of one architecture can be"
+                " averaged"
             )
 
 
 def check_vocabulary(a: Path, b: Path) -> None:
-    """Raises CheckpointError where both sides have a tokenizer.json and a token has another id, or none, on the other side."""
+    """Raises CheckpointError where both sides have a tokenizer.json and a token has not the same id in both."""
     files = [directory / "tokenizer.json" for directory in (a, b)]
     if not all(file.is_file() for file in files):
         return
@@ -78,8 +79,8 @@ def check_vocabulary(a: Path, b: Path) -> None:
     if different:
         token = min(different)
         raise CheckpointError(
-            f"merge: the tokenizers differ in {len(different)} tokens: {token!r} is {_id_text(tokens_a.get(token))} in a and"
-            f" {_id_text(tokens_b.get(token))} in b; rows of the embedding would mix different tokens"
+            f"merge: the tokenizers differ in {len(different)} tokens: {token!r} is {_id_text(tokens_a.get(token))} in"
+            f" a and {_id_text(tokens_b.get(token))} in b; rows of the embedding would mix different tokens"
         )
 
 
@@ -117,7 +118,7 @@ def positions(side: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def choose_side(a: dict[str, Any], b: dict[str, Any], rope: str | None) -> str:
-    """The side (`a` or `b`) whose config.json and tokenizer the result keeps; `a` where both see alike and none is asked for.
+    """The side (`a` or `b`) whose config.json and tokenizer the result keeps; `a` where it makes no difference.
 
     Raises:
         ConfigError: `rope` is None although the sides differ.
@@ -133,8 +134,8 @@ def choose_side(a: dict[str, Any], b: dict[str, Any], rope: str | None) -> str:
         for side, seen in (("a", seen_a), ("b", seen_b))
     )
     raise ConfigError(
-        f"merge: the positions differ: {sides}. Say --rope a or --rope b for the one that the result keeps (LongRecipe keeps the"
-        " extended model's)"
+        f"merge: the positions differ: {sides}. Say --rope a or --rope b for the one that the result keeps"
+        " (LongRecipe keeps the extended model's)"
     )
 
 
@@ -144,8 +145,8 @@ def check_tensors(a: Weights, b: Weights, tied: bool) -> list[str]:
     A model with tied embeddings may hold a copy of them as `lm_head.weight`; an equal copy is left out.
 
     Raises:
-        CheckpointError: a tensor that one side lacks, another shape, a type that cannot be averaged, or a tied head that is
-            no copy.
+        CheckpointError: a tensor that one side lacks, another shape, a type that cannot be averaged, or a tied head
+            that is no copy.
     """
     names = []
     sides: list[set[str]] = []
@@ -158,7 +159,8 @@ def check_tensors(a: Weights, b: Weights, tied: bool) -> list[str]:
     for weights, missing in ((b, sides[0] - sides[1]), (a, sides[1] - sides[0])):
         if missing:
             raise CheckpointError(
-                f"merge: tensor {min(missing)} is missing in {weights.side} ({len(missing)} are); both must hold the same tensors"
+                f"merge: tensor {min(missing)} is missing in {weights.side} ({len(missing)} are); both must hold"
+                " the same tensors"
             )
     for name, info in a.tensors.items():
         if name not in sides[0]:

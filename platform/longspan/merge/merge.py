@@ -1,7 +1,7 @@
 """theta = (1 - weight) * A + weight * B, tensor by tensor, into a standard Hugging Face directory.
 
-The last stage of LongRecipe (2409.00509, section 4), where A is the original and B the extended and replayed model. Called by the
-command line and by `recipes`; reads and writes whole directories, local or on S3.
+The last stage of LongRecipe (2409.00509, section 4), where A is the original and B the extended and replayed model.
+Called by the command line and by `recipes`; reads and writes whole directories, local or on S3.
 """
 
 import json
@@ -49,13 +49,14 @@ def merge_checkpoints(
     """Write (1 - weight) * a + weight * b to `output`.
 
     Args:
-        a, b: Hugging Face directories with safetensors weights, local or s3://; LongRecipe's original and extended model.
+        a, b: Hugging Face directories with safetensors weights, local or s3://; LongRecipe's original and extended
+            model.
         output: directory to make, local or s3://; must be absent or empty.
         weight: share of B in the result, in [0, 1]: 0 gives a, 1 gives b, 0.5 is LongRecipe's plain average.
-        rope: `a` or `b`, the side whose config.json (RoPE, max_position_embeddings, sliding window) and tokenizer the result
-            keeps; needed only where the two differ.
-        dtype: `float32`, `bfloat16` or `float16` of the result; the tensors' own type when left out. The average itself is
-            computed in float32.
+        rope: `a` or `b`, the side whose config.json (RoPE, max_position_embeddings, sliding window) and tokenizer the
+            result keeps; needed only where the two differ.
+        dtype: `float32`, `bfloat16` or `float16` of the result; the tensors' own type when left out. The average itself
+            is computed in float32.
         shard_bytes: most bytes of weights in one file.
 
     Returns:
@@ -75,9 +76,9 @@ def merge_checkpoints(
     check_free(output)
     directories = [_directory(side, uri) for side, uri in (("a", a), ("b", b))]
     configs = [compatible.read_config(side, directory) for side, directory in zip("ab", directories, strict=True)]
-    compatible.check_architecture(*configs)
-    compatible.check_vocabulary(*directories)
-    kept = compatible.choose_side(*configs, rope)
+    compatible.check_architecture(configs[0], configs[1])
+    compatible.check_vocabulary(directories[0], directories[1])
+    kept = compatible.choose_side(configs[0], configs[1], rope)
     with Weights("a", directories[0]) as from_a, Weights("b", directories[1]) as from_b:
         names = compatible.check_tensors(from_a, from_b, bool(configs[0].get("tie_word_embeddings")))
         types = {name: _result_type(name, from_a.tensors[name], from_b.tensors[name], dtype) for name in names}

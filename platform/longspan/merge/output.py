@@ -1,6 +1,7 @@
-"""A directory that appears whole or not at all: written beside its place and renamed, or uploaded with config.json last.
+"""A directory that appears whole or not at all: written beside its place and renamed, or uploaded in order.
 
-What `merge` writes its model into. Nothing opens a model directory without config.json, so an upload cut short is no model.
+What `merge` writes its model into. Nothing opens a model directory without config.json, which goes last, so an upload
+that is cut short is no model.
 """
 
 import os

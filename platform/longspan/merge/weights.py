@@ -128,8 +128,8 @@ def shard_files(side: str, directory: Path) -> dict[str, set[str] | None]:
     pickled = sorted([*directory.glob("pytorch_model*.bin*"), *directory.glob("*.pt"), *directory.glob("*.pth")])
     if pickled:
         raise CheckpointError(
-            f"merge: {side}: {pickled[0]} is pickled, which can run code when opened; convert the weights to safetensors"
-            " (save_pretrained of a current transformers does)"
+            f"merge: {side}: {pickled[0]} is pickled, which can run code when opened; convert the weights to"
+            " safetensors (save_pretrained of a current transformers does)"
         )
     raise CheckpointError(
         f"merge: {side}: {directory} holds neither {SINGLE} nor {INDEX}; give a Hugging Face model directory"

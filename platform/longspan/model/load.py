@@ -90,8 +90,10 @@ def open_model(model: Model, rope: Rope, target_length: int, seed: int) -> tuple
         ConfigError: see `read_config`; weights that are missing or not safetensors.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     attention.register()
+    disable_progress_bar()
     config = read_config(model)
     settings = extend_config(config, rope, target_length)
     config.dtype = DTYPES[model.dtype]

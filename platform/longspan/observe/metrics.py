@@ -53,10 +53,10 @@ class MetricsLog:
         storage.write_text(uri, text)
         lines: IO[str]
         if storage.is_remote(run_uri):
-            lines = tempfile.TemporaryFile("w+", encoding="utf-8", newline="")
+            lines = tempfile.TemporaryFile("w+", encoding="utf-8", newline="")  # noqa: SIM115 - close() closes it
             lines.write(text)
         else:
-            lines = Path(uri).open("a", encoding="utf-8", newline="")
+            lines = Path(uri).open("a", encoding="utf-8", newline="")  # noqa: SIM115 - close() closes it
         return cls(uri, lines, last_step, storage.is_remote(run_uri))
 
     def append(self, record: Mapping[str, object]) -> None:

@@ -103,7 +103,7 @@ def sample_positions(
         if end - begin > target_length:
             raise DataError(
                 f"document {document} of the sample (tokens {begin} to {end}) has {end - begin} tokens, more than "
-                f"positions.target_length {target_length}; cut it when packing or raise the target"
+                f"data.target_length {target_length}; cut it when packing or raise the target"
             )
         positions[begin:end] = _dispatch(method, end - begin, own_starts, target_length, rng)
     return positions
@@ -130,7 +130,7 @@ def _dispatch(
 def _check_document(num_tokens: int, segment_starts: IntArray, target_length: int) -> None:
     if num_tokens > target_length:
         raise DataError(
-            f"a document of {num_tokens} tokens does not fit positions.target_length {target_length}; "
+            f"a document of {num_tokens} tokens does not fit data.target_length {target_length}; "
             "cut it when packing or raise the target"
         )
     _check_increasing(segment_starts, num_tokens)

@@ -69,6 +69,6 @@ def check_target_length(target_length: int) -> None:
     """Raise `ConfigError` unless 1 <= target_length <= 2**24 (the integers that float32 holds exactly)."""
     if not 1 <= target_length <= MAX_TARGET_LENGTH:
         raise ConfigError(
-            f"positions.target_length is {target_length}; it must be between 1 and {MAX_TARGET_LENGTH} "
+            f"data.target_length is {target_length}; it must be between 1 and {MAX_TARGET_LENGTH} "
             "(float32 positions are exact only up to there)"
         )

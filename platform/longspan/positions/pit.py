@@ -1,7 +1,7 @@
 """LongRecipe's position-index transformation: segments keep their order and inside, gaps open between them.
 
 Called by `assign` for one document. The segments are those of the text that is really trained on (after selection);
-the released code takes them from the unselected text, so its gaps fall inside sentences and its windows stay half empty.
+the released code takes them from the unselected text: its gaps fall inside sentences, its windows stay half empty.
 """
 
 from typing import assert_never

@@ -23,7 +23,7 @@ def ntk_theta(theta: float, factor: float, head_dim: int) -> float:
 
 
 def dynamic_ntk_theta(theta: float, factor: float, length: int, original: int, head_dim: int) -> float:
-    """Hugging Face's dynamic NTK base at a length: theta * (factor * length / original - (factor - 1)) ** (d / (d - 2)).
+    """Dynamic NTK base of Hugging Face: theta * (factor * length / original - (factor - 1)) ** (d / (d - 2)).
 
     Lengths below `original` count as `original`, which gives `theta` itself. With factor = length / original it grows
     with the square of the factor. LongRecipe's bases 48.9M, 131.5M and 13.5M are this formula.
@@ -33,7 +33,7 @@ def dynamic_ntk_theta(theta: float, factor: float, length: int, original: int, h
 
 
 def critical_dimension_theta(theta: float, length: int, original: int) -> float:
-    """Smallest base that keeps the critical dimension in its trained range: theta ** (ln(length/2pi) / ln(original/2pi)).
+    """Base that keeps the critical dimension in its trained range: theta ** (ln(length/2pi) / ln(original/2pi)).
 
     Liu et al., "Scaling laws of RoPE-based extrapolation" (arXiv 2310.05209); used as the start of LongRoPE2.
     """

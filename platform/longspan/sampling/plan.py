@@ -73,9 +73,9 @@ def build_plan(
 ) -> Plan:
     """Plan of `steps * global_batch_size` samples of exactly `sample_length` tokens, each from one source.
 
-    Inside a mix phase every source gets its exact share of the samples (largest remainder) in a seeded order. A source is
-    an endless stream of its documents, a new seeded permutation every epoch, cut into samples end to end: each of its
-    tokens is used once in an epoch, but for the copies that `upsample` adds.
+    Inside a mix phase every source gets its exact share of the samples (largest remainder) in a seeded order. A source
+    is an endless stream of its documents, a new seeded permutation every epoch, cut into samples end to end: each of
+    its tokens is used once in an epoch, but for the copies that `upsample` adds.
 
     Args:
         source_id: int16 [num_documents], the document's place in `source_names`.

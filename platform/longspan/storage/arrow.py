@@ -8,11 +8,10 @@ import os
 from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import urlsplit
 
-from longspan.errors import StorageError
 from longspan.storage import local, s3
-from longspan.storage.client import region
+from longspan.storage.client import endpoint, region
 from longspan.storage.retry import get_policy
-from longspan.storage.uri import Location, Uri, hide_credentials, parse
+from longspan.storage.uri import Location, Uri, parse
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -27,6 +26,7 @@ def arrow_filesystem(uri: Uri) -> "tuple[pyarrow.fs.FileSystem, str]":
     Make it in the process that reads: pickling an S3FileSystem silently drops its retry strategy (10 tries become 3).
     It gives up after 10 tries (about 70 s), with an OSError that may not name the file; `open_input` goes on as long as
     the retry policy says, and raises StorageError.
+
     Endpoint and region come from AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_REGION, AWS_DEFAULT_REGION; credentials
     come from the standard chain. Raises StorageError for an endpoint that is not a URL.
     """
@@ -36,27 +36,17 @@ def arrow_filesystem(uri: Uri) -> "tuple[pyarrow.fs.FileSystem, str]":
     if not location.is_remote:
         return pyarrow.fs.LocalFileSystem(), location.path
     policy = get_policy()
-    scheme, host = _endpoint()
+    url = urlsplit(endpoint() or "https:")
     filesystem = pyarrow.fs.S3FileSystem(
         region=region(),
-        scheme=scheme,
-        endpoint_override=host,
+        scheme=url.scheme,
+        endpoint_override=url.netloc or None,
         connect_timeout=policy.connect_timeout_s,
         request_timeout=policy.read_timeout_s,
         retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_MAX_TRIES),
         tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE") or None,
     )
     return filesystem, f"{location.bucket}/{location.path}".rstrip("/")
-
-
-def _endpoint() -> tuple[str, str | None]:
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
-        if url := os.environ.get(name):
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.netloc:
-                raise StorageError(f"{name}={hide_credentials(url)} is not an endpoint; write http(s)://host:port")
-            return parts.scheme, parts.netloc
-    return "https", None
 
 
 def open_input(uri: Uri) -> BinaryIO:

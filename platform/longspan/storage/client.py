@@ -4,13 +4,15 @@ Only s3fs's session, event loop and signing are used; its own retries, listing c
 """
 
 import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from longspan.errors import StorageError
 from longspan.storage.failures import DamagedTransferError, error_status, understand
 from longspan.storage.retry import RetryPolicy, call_with_retries, get_policy
-from longspan.storage.uri import Location
+from longspan.storage.uri import Location, hide_credentials
 
 if TYPE_CHECKING:
     from s3fs import S3FileSystem
@@ -46,6 +48,16 @@ class Reply:
 def region() -> str | None:
     """The region named by the environment. botocore itself reads AWS_DEFAULT_REGION alone, Arrow reads both."""
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+
+
+def endpoint() -> str | None:
+    """The URL of the store named by the environment, None for AWS. Raises StorageError if it is not one."""
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if url := os.environ.get(name):
+            if not re.match(r"https?://[^/]", url):
+                raise StorageError(f"{name}={hide_credentials(url)} is not an endpoint; write http(s)://host:port")
+            return url
+    return None
 
 
 def request(
@@ -131,6 +143,7 @@ def _new_client(policy: RetryPolicy) -> "S3FileSystem":
     name = region()
     client = S3FileSystem(
         asynchronous=False,
+        endpoint_url=endpoint(),
         skip_instance_cache=True,
         use_listings_cache=False,
         client_kwargs={"region_name": name} if name else {},

@@ -98,7 +98,7 @@ def _understand_response(response: dict[str, Any], verb: str, location: Location
 
 
 def _permission_text(reason: str, verb: str, location: Location) -> str:
-    text = f"permission denied ({reason}); the identity found by {_CHAIN} needs {_PERMISSIONS[verb]}"
+    text = f"permission denied ({reason}); the identity that {_CHAIN} gives must be valid and have {_PERMISSIONS[verb]}"
     if verb == "read":  # S3 hides whether an object exists from those who may not list
         text += f", and s3:ListBucket on {location.bucket}, without which a missing object is refused too"
     return text

@@ -1,7 +1,7 @@
 """One retry policy for every request to an object store: how long to go on, and when to stop at once.
 
-The client's own retries are switched off (`client.py`): a try here is a request there, so the budget means what
-it says.
+The client's own retries are switched off (`client.py`), so that the budget means what it says; only aiohttp still
+repeats a request once when its connection dies.
 """
 
 import itertools
@@ -16,6 +16,7 @@ from typing import TypeVar
 from longspan.errors import StorageError
 
 _LOG = logging.getLogger(__name__)
+_QUIET_TRIES = 3  # a store that asks to slow down now and then is no news
 _RESULT = TypeVar("_RESULT")
 # The system's generator: waiting must not advance one that a run samples from, nor repeat itself after a fork.
 _JITTER = random.SystemRandom()
@@ -117,6 +118,7 @@ def call_with_retries(
             ) from None
         limit_s = min(policy.max_delay_s, policy.first_delay_s * 2.0 ** min(num_tries - 1, 30))
         delay_s = min(left_s, _JITTER.uniform(0.0, limit_s))
-        _LOG.warning("cannot %s yet (try %d): %s; next try in %.1f s", doing, num_tries, failure.reason, delay_s)
+        level = logging.INFO if num_tries < _QUIET_TRIES else logging.WARNING
+        _LOG.log(level, "cannot %s yet (try %d): %s; next in %.1f s", doing, num_tries, failure.reason, delay_s)
         time.sleep(delay_s)
     raise AssertionError("unreachable")

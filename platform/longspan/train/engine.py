@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from longspan.checkpoint.state import start_moments
 from longspan.config.recipe import Recipe
 from longspan.model.attention import Documents, resolve_kernel
 from longspan.model.load import assert_rope, head_dim
@@ -75,6 +76,7 @@ def build_engine(network: CausalLMLoss, settings: RopeSettings, recipe: Recipe, 
         config=deepspeed_config(recipe, accumulation_steps(recipe, world), sum(p.numel() for p in parameters)),
         dist_init_required=False,
     )
+    start_moments(engine)
     assert_rope(network.model, settings)
     return engine
 

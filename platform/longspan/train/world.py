@@ -43,6 +43,8 @@ def join_world(sequence_parallel: int, use_gpu: bool) -> World:
     """The world of an already initialised torch.distributed, with DeepSpeed told to use it."""
     # DeepSpeed insists on it; Ray Train sets it, a single process need not have it.
     os.environ.setdefault("LOCAL_RANK", "0")
+    if not use_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     _skip_cpu_communication_build()
     import deepspeed.comm
 

@@ -124,11 +124,7 @@ def needle_document(
     _check_fractions(length, fill, query_fraction, pure_text_share)
     start = _passage_start(rng, text, length)
     budget = 0 if rng.random() < pure_text_share else round(float(rng.uniform(*fill)) * length)
-    num_pairs = int(budget * query_fraction) // 2
-    num_records = min(budget - 2 * num_pairs, vocabulary.num_keys)
-    if num_records == 0:
-        num_pairs = 0
-
+    num_records, num_pairs = _split_budget(budget, query_fraction, vocabulary.num_keys)
     is_pair = np.zeros(num_records + num_pairs, dtype=bool)
     is_pair[num_records:] = True
     # The first item must be a record, so that every question has something to ask for.
@@ -142,8 +138,7 @@ def needle_document(
     at = text_before + np.cumsum(widths) - widths
     records, questions = at[~is_pair], at[is_pair]
     is_text = np.ones(length, dtype=bool)
-    is_text[at] = False
-    is_text[questions + 1] = False
+    is_text[np.concatenate((at, questions + 1))] = False
 
     tokens = np.empty(length, dtype=np.uint32)
     tokens[is_text] = text[start : start + num_text]
@@ -204,6 +199,13 @@ def needle_grid_example(
         answers=tokens[answer_positions],
         depths=records[order] / length,
     )
+
+
+def _split_budget(budget: int, query_fraction: float, num_keys: int) -> tuple[int, int]:
+    """Numbers of records and (query, answer) pairs that `budget` tokens hold; no pairs without a record to ask for."""
+    num_pairs = int(budget * query_fraction) // 2
+    num_records = min(budget - 2 * num_pairs, num_keys)
+    return num_records, num_pairs if num_records else 0
 
 
 def _item_keys(rng: np.random.Generator, is_pair: NDArray[np.bool_], num_keys: int) -> NDArray[np.int64]:

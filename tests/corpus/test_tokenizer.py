@@ -1,0 +1,102 @@
+"""The corpus's tokenizer: trained the same every time, kept with the corpus, and asked for sentence ends."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.corpus.conftest import Prepared, sentences
+
+from longspan import storage
+from longspan.config.corpus import Tokenizer
+from longspan.corpus.synthesis.needles import NeedleVocabulary
+from longspan.corpus.tokenizer import (
+    copy_tokenizer,
+    encode,
+    load_tokenizer,
+    needle_vocabulary,
+    open_tokenizer,
+    sentence_end_ids,
+    store_tokenizer,
+    train_tokenizer,
+)
+from longspan.errors import ConfigError, DataError, StorageError
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_tokenizer([sentences(0, 200)], Tokenizer(train_vocab_size=290, needle_tokens=True))
+
+
+def test_needle_tokens_follow_the_trained_vocabulary(tokenizer: Any) -> None:
+    block = NeedleVocabulary(first_id=290)
+    assert len(tokenizer) == 290 + len(block)
+    assert tokenizer.convert_ids_to_tokens(list(range(290, len(tokenizer)))) == block.tokens()
+    assert needle_vocabulary(tokenizer) == block
+
+
+def test_a_tokenizer_without_the_whole_needle_block_has_none() -> None:
+    plain = train_tokenizer([sentences(0, 200)], Tokenizer(train_vocab_size=290))
+    assert needle_vocabulary(plain) is None
+    plain.add_tokens(NeedleVocabulary(first_id=0).tokens()[:5])
+    assert needle_vocabulary(plain) is None
+
+
+def test_special_marks_in_a_text_stay_text(tokenizer: Any) -> None:
+    text = "Ends here <|eos|> or <v:3>?\n"
+    (ids,) = encode(tokenizer, [text])
+    assert ids.max() < 290
+    assert tokenizer.eos_token_id not in ids
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+
+
+def test_texts_are_encoded_in_order_over_batches(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [sentences(i, i % 4) for i in range(20)]
+    expected = [ids.tolist() for ids in encode(tokenizer, texts)]
+    monkeypatch.setattr("longspan.corpus.tokenizer._BATCH_TEXTS", 3)
+    assert [ids.tolist() for ids in encode(tokenizer, texts)] == expected
+    monkeypatch.setattr("longspan.corpus.tokenizer._BATCH_CHARACTERS", 40)
+    assert [ids.tolist() for ids in encode(tokenizer, texts)] == expected
+    assert [tokenizer.decode(ids) for ids in expected] == texts
+
+
+def test_sentence_ends_are_found_by_decoding(tokenizer: Any) -> None:
+    tokenizer.add_tokens(['."', ".) ", "\n    ", "e.g", "\u3002", "3.5", "?\u201d"])
+    ends = {tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in sentence_end_ids(tokenizer)}
+    assert {".", "!", "?", "\n", '."', ".) ", "\n    ", "\u3002", "?\u201d"} <= ends
+    assert not {"e.g", "3.5", " ", '"', "a", "<|eos|>"} & ends
+
+
+def test_rejects_a_vocabulary_larger_than_the_text_gives() -> None:
+    with pytest.raises(ConfigError, match=r"train_vocab_size: 5000 asked for, but the text gives 2\d\d tokens"):
+        train_tokenizer(["one two"], Tokenizer(train_vocab_size=5000))
+
+
+@pytest.mark.parametrize("content", [None, "{}", "not json"])
+def test_rejects_a_path_without_a_tokenizer(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"tokenizer\.path: .*: no tokenizer that can be loaded: \S"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_is_stored_and_opened_again_also_on_s3(tokenizer: Any, s3_bucket: str) -> None:
+    info = store_tokenizer(tokenizer, s3_bucket)
+    assert (info.needle_first_id, info.vocab_size) == (290, len(tokenizer))
+    again = load_tokenizer(f"{s3_bucket}/tokenizer")
+    assert again.get_vocab() == tokenizer.get_vocab()
+    assert (again.bos_token, again.eos_token, again.pad_token) == ("<|bos|>", "<|eos|>", "<|pad|>")
+
+
+def test_comes_back_from_the_corpus_and_only_undamaged(prepared: Prepared, tmp_path: Path) -> None:
+    assert len(open_tokenizer(prepared.uri, prepared.manifest)) == prepared.manifest.tokenizer.vocab_size
+    copy_tokenizer(prepared.uri, prepared.manifest, tmp_path / "copy")
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == set(prepared.manifest.tokenizer.files)
+
+    storage.upload_tree(storage.join(prepared.uri, "tokenizer"), tmp_path / "damaged" / "tokenizer")
+    file = tmp_path / "damaged" / "tokenizer" / "tokenizer.json"
+    file.write_bytes(file.read_bytes().replace(b"<|bos|>", b"<|bot|>", 1))
+    with pytest.raises(StorageError, match=r"tokenizer\.json: its digest is"):
+        open_tokenizer(str(tmp_path / "damaged"), prepared.manifest)
+    file.unlink()
+    with pytest.raises(DataError, match=r"tokenizer\.json: named in the manifest, but missing"):
+        open_tokenizer(str(tmp_path / "damaged"), prepared.manifest)

@@ -1,0 +1,103 @@
+"""Costs against real models' parameter counts and against published arithmetic."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from tests.tiny import FAMILIES, tiny_config
+
+from longspan.errors import ConfigError
+from longspan.planner.costs import count_parameters, flops_per_token, gpu_hours, memory_per_gpu, model_sizes
+
+LLAMA3_8B = {
+    "model_type": "llama",
+    "vocab_size": 128_256,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_word_embeddings": True},
+        {"attention_bias": True, "mlp_bias": True},
+        {"head_dim": 16, "num_key_value_heads": 4},
+        {"num_key_value_heads": 1, "num_hidden_layers": 3, "intermediate_size": 40},
+    ],
+)
+def test_parameters_are_those_of_the_real_model(family: str, changes: dict[str, Any]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    config = tiny_config(family, **changes)
+    model = AutoModelForCausalLM.from_config(config)
+    assert count_parameters(model_sizes(config.to_dict())) == model.num_parameters()
+
+
+def test_parameters_of_llama_3_8b() -> None:
+    assert count_parameters(model_sizes(LLAMA3_8B)) == 8_030_261_248
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "hidden_size", "num_attention_heads"])
+def test_rejects_a_config_without_a_size(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"model: its config has no {name}"):
+        model_sizes({**LLAMA3_8B, name: None})
+
+
+@pytest.mark.parametrize(
+    ("length", "gigaflops"), [(8192, 54.62), (24_000, 67.06), (131_072, 151.26), (1 << 20, 872.82)]
+)
+def test_flops_per_token_agree_with_the_anchors(length: int, gigaflops: float) -> None:
+    assert flops_per_token(model_sizes(LLAMA3_8B), length) / 1e9 == pytest.approx(gigaflops, abs=0.01)
+
+
+def test_gpu_hours_are_flops_over_speed() -> None:
+    assert gpu_hours(3600 * 989.4e12 * 0.4) == pytest.approx(1)
+    assert gpu_hours(7200e12, peak_flops=1e12, utilisation=1) == pytest.approx(2)
+
+
+def estimate(**changes: Any) -> dict[str, int]:
+    arguments: dict[str, Any] = {
+        "dtype": "bfloat16",
+        "zero_stage": 1,
+        "world": 1,
+        "tokens_per_rank": 24_000,
+        "gradient_checkpointing": True,
+        "loss_chunk": 2048,
+    }
+    memory = memory_per_gpu(model_sizes(LLAMA3_8B), **(arguments | changes))
+    assert memory.total == sum(dataclasses.astuple(memory))
+    return dataclasses.asdict(memory)
+
+
+def test_states_take_16_bytes_a_parameter_on_one_gpu() -> None:
+    memory = estimate()
+    assert memory["weights"] + memory["gradients"] + memory["optimizer"] == 16 * 8_030_261_248
+    full = estimate(dtype="float32")
+    assert (full["weights"], full["optimizer"]) == (2 * memory["weights"], memory["optimizer"])
+
+
+@pytest.mark.parametrize(("stage", "divided"), [(1, {"optimizer"}), (2, {"optimizer", "gradients"})])
+def test_zero_divides_states_over_the_ranks(stage: int, divided: set[str]) -> None:
+    one, eight = estimate(zero_stage=stage), estimate(zero_stage=stage, world=8)
+    for name in ("weights", "gradients", "optimizer"):
+        assert eight[name] * (8 if name in divided else 1) == one[name]
+    third = estimate(zero_stage=3, world=8)
+    assert all(third[name] * 8 == one[name] for name in ("weights", "gradients", "optimizer"))
+
+
+def test_checkpoints_take_262_kb_a_token_and_one_layer_more() -> None:
+    one, two = estimate(tokens_per_rank=24_000), estimate(tokens_per_rank=48_000)
+    assert two["activations"] == 2 * one["activations"]
+    assert 24_000 * 262_144 < one["activations"] < 1.8 * 24_000 * 262_144
+    assert estimate(gradient_checkpointing=False)["activations"] > 10 * one["activations"]
+
+
+def test_logits_are_those_of_one_chunk() -> None:
+    assert estimate()["logits"] == 2048 * 128_256 * 10
+    assert estimate(tokens_per_rank=100)["logits"] == 100 * 128_256 * 10
