@@ -46,7 +46,7 @@ class PlanRow(NamedTuple):
 
 
 def write_plan(uri: str, plan: Plan, metadata: Mapping[str, str]) -> None:
-    """Write the plan to the Parquet file `uri` in one step; its schema keeps `metadata` and the plan's "fingerprint"."""
+    """Write the plan to the Parquet file `uri` in one step, with `metadata` and its "fingerprint" in the schema."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
