@@ -27,7 +27,7 @@ def s3_bucket(moto_server: str) -> str:
 
 @pytest.fixture(scope="session")
 def idle_proxy(moto_server: str) -> Iterator[FaultProxy]:
-    """A proxy before the mock server, without faults; one for all tests, as every URL costs the client half a second."""
+    """A proxy before the mock server, without faults; one for all tests: a new URL costs the client half a second."""
     proxy = FaultProxy(moto_server)
     proxy.start()
     yield proxy
@@ -36,7 +36,7 @@ def idle_proxy(moto_server: str) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def fault_proxy(idle_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FaultProxy]:
-    """`fault_proxy(Fault("503", times=4), ...)` puts a proxy with these faults between the client and the mock server."""
+    """`fault_proxy(Fault("503", times=4), ...)` puts a proxy with these faults before the mock server."""
 
     def start(*faults: Fault) -> FaultProxy:
         idle_proxy.set_faults(*faults)

@@ -66,7 +66,7 @@ def prepare(
     with _plain_errors():
         from longspan.config.corpus import Corpus
         from longspan.config.load import apply_overrides, parse, read_yaml
-        from longspan.corpus import prepare as prepare_corpus
+        from longspan.corpus.prepare import prepare as prepare_corpus
         from longspan.corpus.render import render_manifest
 
         values = apply_overrides(read_yaml(corpus), _overrides(overrides, output))
@@ -113,15 +113,17 @@ def evaluate(
     needles: Annotated[int, typer.Option(help="Needles an example, one a depth.")] = 10,
     examples: Annotated[int, typer.Option(help="Examples a length.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the examples.")] = 0,
-    output: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Write summary.json, plots and report.html.")
-    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
+    output: Annotated[str | None, typer.Option(metavar="DIR", help="Write summary.json, plots and report.html.")] = None,
 ) -> None:
     """Needle grid and loss by position of a model."""
     with _plain_errors():
+        asked = _lengths(lengths)
+        from longspan.evaluate.run import EvaluationSettings
         from longspan.launch.assess import assess
 
-        _print(assess(model, manifest, source, _lengths(lengths), needles, examples, seed, output))
+        settings = EvaluationSettings(tuple(asked), source, needles, examples, seed, dtype=dtype)
+        _print(assess(model, manifest, settings, output))
 
 
 @app.command()
@@ -139,7 +141,7 @@ def merge(
 ) -> None:
     """Average two checkpoints tensor by tensor."""
     with _plain_errors():
-        from longspan.merge import merge_checkpoints
+        from longspan.merge.merge import merge_checkpoints
 
         result = merge_checkpoints(a, b, output, weight=weight, rope=rope, dtype=dtype)
         typer.echo(

@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable
+from typing import BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -110,7 +111,7 @@ _MOVES = st.one_of(
 )
 
 
-def _play(file: io.RawIOBase | io.BytesIO, moves: list[tuple[str, int]]) -> list[object]:
+def _play(file: BinaryIO, moves: list[tuple[str, int]]) -> list[object]:
     """What a file answers to these moves."""
     answers: list[object] = []
     for kind, number in moves:
@@ -118,7 +119,7 @@ def _play(file: io.RawIOBase | io.BytesIO, moves: list[tuple[str, int]]) -> list
             answers.append(file.read(number))
         elif kind == "readinto":
             buffer = bytearray(number)
-            answers.append((file.readinto(buffer), bytes(buffer)))
+            answers.append((cast(io.RawIOBase, file).readinto(buffer), bytes(buffer)))
         else:
             whence = {"set": os.SEEK_SET, "cur": os.SEEK_CUR, "end": os.SEEK_END}[kind]
             target = {"set": 0, "cur": file.tell(), "end": 20}[kind] + number

@@ -24,7 +24,7 @@ def test_a_crash_before_the_replacement_leaves_the_old_content(
 ) -> None:
     path = tmp_path / "file"
     storage.write_text(path, "old")
-    monkeypatch.setattr(local.os, function, _fail(OSError(errno.EIO, "Input/output error")))
+    monkeypatch.setattr(os, function, _fail(OSError(errno.EIO, "Input/output error")))
     with pytest.raises(StorageError, match=f"cannot write {path}: Input/output error"):
         storage.write_text(path, "new")
     assert storage.read_text(path) == "old"
@@ -34,8 +34,8 @@ def test_a_crash_before_the_replacement_leaves_the_old_content(
 def test_a_process_killed_in_mid_write_leaves_nothing_that_is_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local.os, "replace", _fail(OSError(errno.EIO, "Input/output error")))
-    monkeypatch.setattr(local.os, "unlink", _fail(OSError(errno.EIO, "Input/output error")))
+    monkeypatch.setattr(os, "replace", _fail(OSError(errno.EIO, "Input/output error")))
+    monkeypatch.setattr(os, "unlink", _fail(OSError(errno.EIO, "Input/output error")))
     with pytest.raises(StorageError):
         storage.write_text(tmp_path / "a" / "file", "new")
     assert len(os.listdir(tmp_path / "a")) == 1, "the test needs a left-over"
@@ -47,8 +47,8 @@ def test_a_process_killed_in_mid_write_leaves_nothing_that_is_listed(
 def test_content_reaches_the_disk_before_its_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(local.os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd)))
-    monkeypatch.setattr(local.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: fsync(calls.append("fsync") or descriptor))
+    monkeypatch.setattr(os, "replace", lambda old, new: replace(calls.append("replace") or old, new))
     storage.write_text(tmp_path / "file", "new")
     assert calls == ["fsync", "replace", "fsync"]
 
@@ -56,7 +56,7 @@ def test_content_reaches_the_disk_before_its_name_does(tmp_path: Path, monkeypat
 def test_a_file_system_that_cannot_flush_a_folder_is_good_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local.os, "fsync", _fail(OSError(errno.EINVAL, "Invalid argument")))
+    monkeypatch.setattr(os, "fsync", _fail(OSError(errno.EINVAL, "Invalid argument")))
     storage.write_text(tmp_path / "file", "new")
     assert storage.read_text(tmp_path / "file") == "new"
 

@@ -13,7 +13,7 @@ _DATA = bytes(range(256)) * 5
 
 
 def test_bytes_come_back(root: str) -> None:
-    uri = join(root, "new folder/a#b?c=d%20é+&.bin")
+    uri = join(root, "new folder/a#b?c=d%20\u00e9+&.bin")
     for data in (b"", b"x", _DATA, bytearray(_DATA), memoryview(_DATA)[::1]):
         storage.write_bytes(uri, data)
         assert storage.read_bytes(uri) == bytes(data)
@@ -37,10 +37,10 @@ def test_impossible_ranges(root: str, start: int | None, end: int | None) -> Non
 
 
 def test_text_and_json_come_back(root: str) -> None:
-    storage.write_text(join(root, "t"), "größer\n")
-    assert storage.read_text(join(root, "t")) == "größer\n"
-    assert storage.read_bytes(join(root, "t")) == "größer\n".encode()
-    value = {"b": [1, 2.5, None, True], "a": {"é": "x"}}
+    storage.write_text(join(root, "t"), "gr\u00f6\u00dfer\n")
+    assert storage.read_text(join(root, "t")) == "gr\u00f6\u00dfer\n"
+    assert storage.read_bytes(join(root, "t")) == "gr\u00f6\u00dfer\n".encode()
+    value = {"b": [1, 2.5, None, True], "a": {"\u00e9": "x"}}
     storage.write_json(join(root, "j"), value)
     assert storage.read_json(join(root, "j")) == value
     text = storage.read_text(join(root, "j"))
@@ -66,7 +66,7 @@ def test_a_missing_object_says_so(root: str, tmp_path: Path) -> None:
         uri = join(root, name)
         for read in (
             storage.read_bytes,
-            lambda uri: storage.read_bytes(uri, 3, 3) if storage.is_remote(uri) else storage.read_bytes(uri, 3, 4),
+            lambda uri: storage.read_bytes(uri, 3, 3),
             storage.read_text,
             storage.read_json,
             storage.size,
@@ -89,7 +89,7 @@ def test_exists_for_objects_and_folders_with_something_in_them(root: str) -> Non
     assert storage.exists(root)
     assert storage.exists(join(root, "a"))
     assert storage.exists(join(root, "a/b/c"))
-    assert not storage.exists(join(root, "a/b/"[:-2]) + "x")
+    assert not storage.exists(join(root, "a/b/x"))
     assert not storage.exists(join(root, "a/b/c/d"))
 
 
@@ -131,12 +131,12 @@ def test_files_are_copied_both_ways(root: str, tmp_path: Path) -> None:
 
 
 def test_the_local_end_of_a_copy_is_local() -> None:
-    for copy in (storage.upload_file, storage.upload_tree):
+    for upload in (storage.upload_file, storage.upload_tree):
         with pytest.raises(StorageError, match="s3://bucket/a is remote; this end"):
-            copy("s3://bucket/a", "/tmp/x")
-    for copy in (storage.download_file, storage.download_tree):
+            upload("s3://bucket/a", "here")
+    for download in (storage.download_file, storage.download_tree):
         with pytest.raises(StorageError, match="s3://bucket/a is remote; this end"):
-            copy("/tmp/x", "s3://bucket/a")
+            download("here", "s3://bucket/a")
 
 
 def test_digests_prove_what_was_read(root: str, tmp_path: Path) -> None:

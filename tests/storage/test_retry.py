@@ -1,13 +1,13 @@
 """The retry loop by itself, with a clock that only moves when it sleeps."""
 
 import random
+import time
 from collections.abc import Callable
 
 import pytest
 
 from longspan.errors import StorageError
 from longspan.storage import RetryPolicy, get_policy, set_policy, use_policy
-from longspan.storage import retry as retry_module
 from longspan.storage.retry import Failure, call_with_retries
 
 
@@ -24,8 +24,8 @@ class _Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
     clock = _Clock()
-    monkeypatch.setattr(retry_module.time, "monotonic", lambda: clock.now_s)
-    monkeypatch.setattr(retry_module.time, "sleep", clock.sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now_s)
+    monkeypatch.setattr(time, "sleep", clock.sleep)
     return clock
 
 

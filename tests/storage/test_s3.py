@@ -12,7 +12,7 @@ from tests.s3 import Fault, FaultProxy, raw_client
 
 from longspan import storage
 from longspan.errors import StorageError
-from longspan.storage import NotFoundError, join, s3
+from longspan.storage import NotFoundError, client, join, s3
 from longspan.storage.client import Reply
 from longspan.storage.uri import parse
 
@@ -21,9 +21,9 @@ _PART = 5 << 20  # the smallest that S3 takes
 
 def test_listings_page_over_more_than_a_thousand_keys(s3_bucket: str, moto_server: str) -> None:
     names = [f"{index:04d}" for index in range(1003)]
-    client, bucket = raw_client(moto_server), parse(s3_bucket).bucket
+    raw, bucket = raw_client(moto_server), parse(s3_bucket).bucket
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: client.put_object(Bucket=bucket, Key=f"many/{name}"), names))
+        list(pool.map(lambda name: raw.put_object(Bucket=bucket, Key=f"many/{name}"), names))
     assert storage.list_files(join(s3_bucket, "many")) == names
     assert storage.list_files(join(s3_bucket, "many"), recursive=False) == names
 
@@ -33,7 +33,9 @@ def test_large_objects_move_in_parts(s3_bucket: str, tmp_path: Path, monkeypatch
     data = os.urandom(2 * _PART + 1)
     uri = join(s3_bucket, "large")
     storage.write_bytes(uri, data)
-    assert s3.head(parse(uri)).etag.strip('"').endswith("-3"), "three parts"
+    entry = s3.head(parse(uri))
+    assert entry is not None
+    assert entry.etag.strip('"').endswith("-3"), "three parts"
     monkeypatch.setattr(s3, "PART_BYTES", 3 << 20)
     assert storage.read_bytes(uri) == data
     assert storage.read_bytes(uri, 5, len(data) - 7) == data[5:-7]
@@ -74,7 +76,7 @@ def test_an_upload_whose_confirmation_was_lost_is_done_again(
 
 def test_a_store_that_forgets_every_upload_is_named(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "PART_BYTES", 4)
-    request = s3.request
+    request = client.request
 
     def forgetful(verb: str, location: Any, method: str, **fields: Any) -> Reply:
         return Reply(404) if method == "upload_part" else request(verb, location, method, **fields)
@@ -97,7 +99,7 @@ def test_a_file_that_shrinks_during_its_upload_is_named(
 def _replace_while_read(uri: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rewrite `uri` after the first part of each of the next reads."""
     monkeypatch.setattr(s3, "PART_BYTES", 4)
-    request, left = s3.request, [times]
+    request, left = client.request, [times]
 
     def interfering(verb: str, location: Any, method: str, **fields: Any) -> Reply:
         reply = request(verb, location, method, **fields)
@@ -139,7 +141,7 @@ def test_an_object_that_becomes_shorter_between_parts_is_read_again(
     uri = join(s3_bucket, "a")
     storage.write_bytes(uri, b"01234567")
     monkeypatch.setattr(s3, "PART_BYTES", 4)
-    request, refused = s3.request, [False]
+    request, refused = client.request, [False]
 
     def shorter_once(verb: str, location: Any, method: str, **fields: Any) -> Reply:
         if fields.get("Range") == "bytes=4-7" and not refused[0]:
@@ -202,14 +204,14 @@ def test_a_bucket_is_a_folder(s3_bucket: str, tmp_path: Path) -> None:
 
 
 def test_placeholders_of_folders_are_no_files(s3_bucket: str, moto_server: str) -> None:
-    client, bucket = raw_client(moto_server), parse(s3_bucket).bucket
+    raw, bucket = raw_client(moto_server), parse(s3_bucket).bucket
     for key in ("run/", "run/empty/"):
-        client.put_object(Bucket=bucket, Key=key)
+        raw.put_object(Bucket=bucket, Key=key)
     uri = join(s3_bucket, "run")
     assert storage.list_files(uri) == storage.list_files(uri, recursive=False) == []
     assert storage.list_folders(uri) == ["empty"]
     storage.delete_tree(uri)
-    assert "Contents" not in client.list_objects_v2(Bucket=bucket)
+    assert "Contents" not in raw.list_objects_v2(Bucket=bucket)
 
 
 def test_one_client_serves_all_threads(s3_bucket: str) -> None:

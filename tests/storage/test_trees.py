@@ -13,7 +13,7 @@ from longspan.errors import StorageError
 from longspan.storage import NotFoundError, join, trees
 from longspan.storage.uri import parse
 
-_FILES = {"a": b"1", "b/c": b"22", "b/d/e": b"", "z z/é": b"4444"}
+_FILES = {"a": b"1", "b/c": b"22", "b/d/e": b"", "z z/\u00e9": b"4444"}
 
 
 def _make(folder: Path) -> Path:
@@ -142,9 +142,9 @@ def test_a_folder_that_changes_during_the_copy_is_named(
     storage.upload_tree(_make(tmp_path / "source"), uri)
     make = trees._make
 
-    def add_a_file_first(*args: object) -> None:
+    def add_a_file_first(home: str, name: str, fetch: Callable[[str], None]) -> None:
         storage.write_bytes(join(uri, "new"), b"x")
-        make(*args)
+        make(home, name, fetch)
 
     monkeypatch.setattr(trees, "_make", add_a_file_first)
     with pytest.raises(StorageError, match="files were added or removed while it was copied"):

@@ -1,6 +1,6 @@
 """Before anything is spent: the recipe is checked against model, manifest and run directory, and the sample plan is written."""
 
-import warnings
+import logging
 from typing import Any
 
 from longspan import storage
@@ -13,10 +13,11 @@ from longspan.corpus.plan_table import read_plan_metadata, write_plan
 from longspan.errors import ConfigError, DataError, StorageError
 from longspan.feed.source import PLAN_FILE
 from longspan.model.load import extend_config, head_dim, read_config
-from longspan.rope import theta_lower_bound
+from longspan.rope import RopeSettings, first_negative_distance, theta_lower_bound
 from longspan.sampling.plan import Plan, build_plan
 from longspan.topology import check_attention_heads
 
+_logger = logging.getLogger(__name__)
 RECIPE_FILE = "recipe.yaml"
 
 
@@ -45,15 +46,23 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
         raise ConfigError(f"evaluate.text_source: '{recipe.evaluate.text_source}' is not a source; it has {known}")
     if recipe.evaluate.lengths and recipe.evaluate.text_source is None:
         raise ConfigError("evaluate.text_source: required when evaluate.lengths is given; name a held-out source")
-    if settings.rope_type == "default":
-        bound = theta_lower_bound(recipe.data.target_length, head_dim(config))
-        if settings.rope_theta < bound:
-            warnings.warn(
-                f"rope: rope_theta {settings.rope_theta:,.0f} is below {bound:,.0f}, the lower bound for a window of"
-                f" {recipe.data.target_length:,} (arXiv 2405.14591)",
-                stacklevel=2,
-            )
+    _warn_of_base(settings, recipe, head_dim(config))
     return config, manifest
+
+
+def _warn_of_base(settings: RopeSettings, recipe: Recipe, dimensions: int) -> None:
+    if settings.rope_type != "default":
+        return
+    distance = first_negative_distance(settings.rope_theta, recipe.data.target_length, dimensions)
+    if distance is not None:
+        _logger.warning(
+            "rope: with rope_theta %s a token %s tokens back scores below a random one on average, inside the target window"
+            " of %s (arXiv 2405.14591); a larger base, for example %s, would not",
+            f"{settings.rope_theta:,.0f}",
+            f"{distance:,}",
+            f"{recipe.data.target_length:,}",
+            f"{theta_lower_bound(recipe.data.target_length, dimensions):,.0f}",
+        )
 
 
 def make_plan(recipe: Recipe, manifest: Manifest) -> Plan:
