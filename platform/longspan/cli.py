@@ -114,7 +114,9 @@ def evaluate(
     examples: Annotated[int, typer.Option(help="Examples a length.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the examples.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
-    output: Annotated[str | None, typer.Option(metavar="DIR", help="Write summary.json, plots and report.html.")] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write summary.json, plots and report.html.")
+    ] = None,
 ) -> None:
     """Needle grid and loss by position of a model."""
     with _plain_errors():

@@ -117,10 +117,11 @@ def test_positions_reach_what_was_measured() -> None:
 
 
 def test_the_base_is_compared_with_its_bound_where_there_is_one() -> None:
-    rope = describe()["rope"]
-    assert rope["is_theta_large_enough"] is (rope["theta"] >= rope["theta_lower_bound"])
-    assert describe(RopeSettings("default", 2.0))["rope"]["is_theta_large_enough"] is False
-    assert describe(RopeSettings("default", 1e9))["rope"]["is_theta_large_enough"] is True
+    small, large = (describe(RopeSettings("default", theta))["rope"] for theta in (2.0, 1e9))
+    assert (small["is_theta_large_enough"], large["is_theta_large_enough"]) == (False, True)
+    assert small["theta"] < small["theta_lower_bound"] == large["theta_lower_bound"] < large["theta"]
+    assert 0 < small["first_negative_distance"] < 256
+    assert large["first_negative_distance"] is None
     scaled = describe(RopeSettings("linear", 500.0, factor=4.0))["rope"]
     assert (scaled["factor"], scaled["theta_lower_bound"], scaled["is_theta_large_enough"]) == (4.0, None, None)
 
@@ -150,7 +151,7 @@ def test_tables_show_the_numbers() -> None:
     for part in (
         "Plan of tiny",
         "400 of 32 tokens",
-        "BELOW the lower bound",
+        "TOO SMALL; lower bound",
         "yarn, theta 500, factor 4",
         "75.0%",
         "128 to 255",

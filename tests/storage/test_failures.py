@@ -6,7 +6,7 @@ import pytest
 
 from longspan.errors import StorageError
 from longspan.storage import NotFoundError
-from longspan.storage.failures import DamagedTransferError, error_status, understand
+from longspan.storage.failures import TooSlowError, error_status, understand
 from longspan.storage.uri import Location
 
 _PLACE = Location("bucket", "a/b")
@@ -33,7 +33,7 @@ def _answer(status: int, code: str, message: str | None = "a message") -> OSErro
         _answer(409, "OperationAborted"),
         ConnectionResetError("reset"),
         TimeoutError(),
-        DamagedTransferError("5 of 9 bytes"),
+        TooSlowError("no complete answer"),
         aiohttp.ClientPayloadError("payload"),
         aiohttp.ServerDisconnectedError(),
         botocore_errors.EndpointConnectionError(endpoint_url="http://host"),

@@ -18,6 +18,17 @@ def _fail(error: OSError) -> object:
     return raise_it
 
 
+def _record(name: str, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Note each call of `os.<name>` in `calls`."""
+    function = getattr(os, name)
+
+    def recorded(*args: object) -> None:
+        calls.append(name)
+        function(*args)
+
+    monkeypatch.setattr(os, name, recorded)
+
+
 @pytest.mark.parametrize("function", ["replace", "fsync"])
 def test_a_crash_before_the_replacement_leaves_the_old_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
@@ -46,9 +57,8 @@ def test_a_process_killed_in_mid_write_leaves_nothing_that_is_listed(
 
 def test_content_reaches_the_disk_before_its_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda descriptor: fsync(calls.append("fsync") or descriptor))
-    monkeypatch.setattr(os, "replace", lambda old, new: replace(calls.append("replace") or old, new))
+    for name in ("fsync", "replace"):
+        _record(name, calls, monkeypatch)
     storage.write_text(tmp_path / "file", "new")
     assert calls == ["fsync", "replace", "fsync"]
 

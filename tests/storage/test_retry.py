@@ -123,10 +123,16 @@ def test_waiting_leaves_the_seeded_generator_alone(clock: _Clock) -> None:
 
 
 def test_a_policy_is_set_for_the_process_and_given_back() -> None:
-    before = get_policy()
-    with pytest.raises(ZeroDivisionError), use_policy(RetryPolicy(budget_s=1.0)):
-        assert get_policy().budget_s == 1.0
-        raise ZeroDivisionError
+    before, seen = get_policy(), []
+
+    def fail_under_another() -> None:
+        with use_policy(RetryPolicy(budget_s=1.0)):
+            seen.append(get_policy().budget_s)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_under_another()
+    assert seen == [1.0]
     assert get_policy() == before
     set_policy(RetryPolicy(budget_s=2.0))
     assert get_policy().budget_s == 2.0

@@ -1,4 +1,4 @@
-"""What a rank computes in the sequence-parallel tests: gradients of one global batch, by the trainer's own functions."""
+"""What a rank computes in the sequence-parallel tests: gradients of one global batch, by the trainer's functions."""
 
 from typing import Any
 

@@ -1,21 +1,22 @@
 """The commit record: which steps of a run can be gone on from.
 
-A step's files are written first, COMMIT.json last as one atomic put and deleted first; `latest` files are neither written nor read
-(DeepSpeed names its latest step before all ranks have written it). A step counts if its record parses, belongs to this run, and every
-file it lists is there with the right size; digests are checked before anything is loaded.
+A step's files are written first, COMMIT.json last as one atomic put and deleted first; `latest` files are neither written
+nor read (DeepSpeed names its latest step before all ranks have written it). A step counts if its record parses, belongs to
+this run, and every file it lists is there with the right size; digests are checked before anything is loaded.
 """
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from longspan import storage
-from longspan.errors import CheckpointError, StorageError
+from longspan.errors import CheckpointError, DataError, StorageError
 
 COMMIT = "COMMIT.json"
 VERSION = 1
-_STEP = re.compile(r"^step-(\d{8,})$")
+_STEP = re.compile(r"step-([0-9]{8,})")
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ def read_commit(run_uri: str, step: int) -> Commit:
     uri = storage.join(step_uri(run_uri, step), COMMIT)
     try:
         values: Any = json.loads(storage.read_text(uri))
-        values["files"] = tuple(StoredFile(**file) for file in values["files"])
+        values["files"] = tuple(_stored_file(**file) for file in values["files"])
         commit = Commit(**values)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, DataError, RecursionError) as error:
         raise CheckpointError(f"{uri}: not a commit record ({error}); the step is passed over") from None
     if commit.version != VERSION or commit.step != step:
         raise CheckpointError(
@@ -66,37 +67,55 @@ def read_commit(run_uri: str, step: int) -> Commit:
     return commit
 
 
+def _stored_file(name: Any, size: Any, digest: Any) -> StoredFile:
+    if not (isinstance(name, str) and isinstance(size, int) and isinstance(digest, str)):
+        raise TypeError(f"file {name!r} of size {size!r}, digest {digest!r}")
+    return StoredFile(name, size, digest)
+
+
 def written_steps(run_uri: str) -> list[int]:
     """Steps with a commit record, whole or not, newest first."""
-    names = storage.list_files(checkpoints_uri(run_uri))
-    parts = [name.split("/") for name in names]
-    matches = [_STEP.match(part[0]) for part in parts if len(part) == 2 and part[1] == COMMIT]
-    return sorted((int(match.group(1)) for match in matches if match), reverse=True)
+    return _steps(name for name in storage.list_files(checkpoints_uri(run_uri)) if name.endswith(f"/{COMMIT}"))
+
+
+def _steps(names: Iterable[str]) -> list[int]:
+    """Steps whose folders these files lie in, newest first."""
+    folders = {name.split("/")[0] for name in names if name.count("/") == 1}
+    steps = {int(match.group(1)) for match in map(_STEP.fullmatch, folders) if match}
+    return sorted((step for step in steps if f"step-{step:08d}" in folders), reverse=True)
 
 
 def whole(run_uri: str, commit: Commit) -> bool:
-    """Whether every listed file is there with its size."""
+    """Whether every listed file is there with its size. Raises StorageError if the store does not say."""
     base = step_uri(run_uri, commit.step)
     try:
-        return all(storage.size(storage.join(base, file.name)) == file.size for file in commit.files)
-    except StorageError:
+        uris = [storage.join(base, file.name) for file in commit.files]
+    except StorageError:  # a name that leads out of the folder
+        return False
+    try:
+        return all(storage.size(uri) == file.size for uri, file in zip(uris, commit.files, strict=True))
+    except storage.NotFoundError:
         return False
 
 
 def newest_commit(run_uri: str, fingerprint: str, before: int | None = None) -> Commit | None:
-    """The newest step to go on from, older than `before` if given; None if there is none.
+    """The newest step to go on from, older than `before` if given; None if there is no record at all.
 
     Raises:
-        CheckpointError: the newest whole record belongs to another recipe.
+        CheckpointError: the newest whole record belongs to another recipe, or there are records, but none is whole.
+            (A crash leaves no such record, as it is written last and deleted first.)
     """
+    problem = None
     for step in written_steps(run_uri):
         if before is not None and step >= before:
             continue
         try:
             commit = read_commit(run_uri, step)
-        except CheckpointError:
+        except (CheckpointError, storage.NotFoundError) as error:
+            problem = problem or str(error)
             continue
         if not whole(run_uri, commit):
+            problem = problem or f"{step_uri(run_uri, step)} lacks a file of its record, or one has another size"
             continue
         if commit.fingerprint != fingerprint:
             raise CheckpointError(
@@ -104,6 +123,11 @@ def newest_commit(run_uri: str, fingerprint: str, before: int | None = None) -> 
                 " give this run another output"
             )
         return commit
+    if problem:
+        raise CheckpointError(
+            f"no checkpoint of {run_uri} is intact: {problem}; restore it, or remove"
+            f" {checkpoints_uri(run_uri)} to start anew"
+        )
     return None
 
 
@@ -114,15 +138,18 @@ def remove_step(run_uri: str, step: int) -> None:
     storage.delete_tree(base)
 
 
-def retain(run_uri: str, keep: int) -> None:
-    """Keep the newest `keep` whole steps; older ones, and newer or older left-overs without a whole record, go."""
+def retain(run_uri: str, keep: int, newest: int) -> None:
+    """Keep the newest `keep` whole steps up to `newest`, the one just committed; all else goes.
+
+    What is newer was passed over when this attempt began (damaged), and folders without a whole record are left-overs.
+    """
     kept = 0
-    for step in written_steps(run_uri):
+    for step in _steps(storage.list_files(checkpoints_uri(run_uri))):
         try:
-            good = whole(run_uri, read_commit(run_uri, step))
-        except CheckpointError:
+            good = step <= newest and kept < keep and whole(run_uri, read_commit(run_uri, step))
+        except (CheckpointError, storage.NotFoundError):
             good = False
-        if good and kept < keep:
+        if good:
             kept += 1
         else:
             remove_step(run_uri, step)

@@ -1,4 +1,7 @@
-"""The result as a Hugging Face directory: safetensors, RoPE complete in config.json, tokenizer; loads in plain transformers and vLLM."""
+"""The result as a Hugging Face directory: safetensors, RoPE complete in config.json, tokenizer.
+
+It loads in plain transformers and vLLM.
+"""
 
 import json
 import tempfile

@@ -1,7 +1,7 @@
 """Training state in a form that no world size is part of: float32 weights and Adam moments, whole tensors, safetensors.
 
-Each parameter is owned by one rank, which writes it; any number of ranks under any ZeRO stage can read it back. DeepSpeed's own
-files (pickles, cut by rank) are not used.
+Each parameter is owned by one rank, which writes it; any number of ranks under any ZeRO stage can read it back.
+DeepSpeed's own files (pickles, cut by rank) are not used.
 """
 
 import os
@@ -22,13 +22,14 @@ from longspan.checkpoint.commit import (
     COMMIT,
     Commit,
     StoredFile,
+    checkpoints_uri,
     damaged_files,
     newest_commit,
     retain,
     step_uri,
     write_commit,
 )
-from longspan.errors import CheckpointError
+from longspan.errors import CheckpointError, LongspanError
 from longspan.versions import versions
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -59,7 +60,7 @@ def save_state(engine: Any, run_uri: str, step: int, next_sample: int, fingerpri
         if rank == 0:
             storage.delete(storage.join(base, COMMIT))
         file = _write(mine, base, f"state-{rank:05d}-of-{world:05d}.safetensors") if mine else None
-    except (OSError, CheckpointError, storage.StorageError) as error:
+    except Exception as error:  # whatever it is (safetensors has errors of its own): the other ranks wait for word
         problem = f"rank {rank}: {error}"
     answers: list[Any] = [None] * world
     dist.all_gather_object(answers, (problem, file))
@@ -74,7 +75,12 @@ def save_state(engine: Any, run_uri: str, step: int, next_sample: int, fingerpri
         versions=versions(),
         files=tuple(answer[1] for answer in answers if answer[1]),
     )
-    _together(rank, base, lambda: (write_commit(run_uri, commit), retain(run_uri, keep)))
+
+    def record() -> None:
+        write_commit(run_uri, commit)
+        retain(run_uri, keep, step)
+
+    _together(rank, base, record)
     return commit
 
 
@@ -84,7 +90,7 @@ def _together(rank: int, base: str, action: Any) -> None:
     if rank == 0:
         try:
             action()
-        except (OSError, CheckpointError, storage.StorageError) as error:
+        except (OSError, LongspanError) as error:
             answer = [str(error)]
     dist.broadcast_object_list(answer, src=0)
     if answer[0]:
@@ -134,13 +140,14 @@ def find_resume(run_uri: str, fingerprint: str) -> Commit | None:
         CheckpointError: on every rank; the checkpoints belong to another recipe, or all commits are damaged.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
-    before, damaged = None, []
+    before: int | None = None
+    damaged: list[str] = []
     while True:
         answer: list[Any] = [None]
         if rank == 0:
             try:
                 answer = [newest_commit(run_uri, fingerprint, before)]
-            except (CheckpointError, storage.StorageError) as error:
+            except LongspanError as error:
                 answer = [str(error)]
         dist.broadcast_object_list(answer, src=0)
         commit = answer[0]
@@ -148,7 +155,10 @@ def find_resume(run_uri: str, fingerprint: str) -> Commit | None:
             raise CheckpointError(commit)
         if commit is None:
             if damaged:
-                raise CheckpointError(f"no checkpoint of {run_uri} is intact: {damaged[0]}; remove them to start anew")
+                raise CheckpointError(
+                    f"no checkpoint of {run_uri} is intact: {damaged[0]}; restore it, or remove"
+                    f" {checkpoints_uri(run_uri)} to start anew"
+                )
             return None
         problems: list[list[str]] = [[] for _ in range(world)]
         dist.all_gather_object(problems, damaged_files(run_uri, commit, [f.name for f in commit.files[rank::world]]))
@@ -165,8 +175,13 @@ class StoredState:
     def __init__(self, run_uri: str, commit: Commit) -> None:
         base = step_uri(run_uri, commit.step)
         directory = storage.local_directory(base) if storage.is_remote(base) else Path(base)
+        for file in commit.files if storage.is_remote(base) else ():  # the download is not what was proven
+            if storage.digest_file(Path(directory, file.name)) != file.digest:
+                raise CheckpointError(
+                    f"{Path(directory, file.name)}: a damaged copy of {base}; remove it and try again"
+                )
         files = [safe_open(Path(directory, file.name), framework="pt") for file in commit.files]
-        self._files = {name: file for file in files for name in file.keys()}
+        self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (no mapping)
 
     def names(self) -> Iterator[str]:
         return (name.removeprefix(f"{WEIGHT}/") for name in self._files if name.startswith(f"{WEIGHT}/"))
@@ -177,7 +192,11 @@ class StoredState:
 
 
 def load_weights(network: nn.Module, state: StoredState) -> None:
-    """Put the stored weights into `network`, before DeepSpeed cuts it up. Raises CheckpointError if the names differ."""
+    """Put the stored weights into `network`, before DeepSpeed cuts it up.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
     parameters = dict(network.named_parameters())
     stored = set(state.names())
     if stored != set(parameters):
@@ -185,14 +204,20 @@ def load_weights(network: nn.Module, state: StoredState) -> None:
         raise CheckpointError(f"checkpoint and model differ in parameter {odd}; the model directory has changed")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(state.tensor(WEIGHT, name))
+            value = state.tensor(WEIGHT, name)
+            if value.shape != parameter.shape:
+                raise CheckpointError(
+                    f"checkpoint and model differ in the shape of {name}: {tuple(value.shape)} and"
+                    f" {tuple(parameter.shape)}; the model directory has changed"
+                )
+            parameter.copy_(value)
 
 
 def start_moments(engine: Any, step: int = 0) -> None:
     """Make AdamW's state (zero moments, `step` steps done) before its first step, so that it can be saved and set.
 
-    DeepSpeed 0.19.8 links parameters to their moments inside the step of the first parameter group, when those of the second do
-    not exist yet; `safe_get_full_optimizer_state` then fails for the second group for ever.
+    DeepSpeed 0.19.8 links parameters to their moments inside the step of the first parameter group, when those of the
+    second do not exist yet; `safe_get_full_optimizer_state` then fails for the second group for ever.
     """
     optimizer = engine.optimizer
     stage3 = hasattr(optimizer, "fp32_partitioned_groups_flat")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from longspan.config.recipe import Fraction, PositiveInt, Section
+from longspan.config.recipe import NUMBER, Fraction, PositiveInt, Section
 
 SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -12,7 +12,7 @@ SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 class Tokenizer(Section):
     path: str | None = None
     """Hugging Face tokenizer directory or hub name."""
-    train_vocab_size: Annotated[int, Field(ge=257)] | None = None
+    train_vocab_size: Annotated[int, Field(ge=257), NUMBER] | None = None
     """Train a byte-level BPE of this size on the text sources instead."""
     needle_tokens: bool = False
     """Add the tokens of the synthetic retrieval tasks to a tokenizer trained here."""
@@ -45,7 +45,7 @@ class JsonlSource(Section):
     type: Literal["jsonl"]
     name: SourceName
     paths: list[str]
-    """Files, or folders and s3:// prefixes searched for *.jsonl, *.jsonl.gz and *.jsonl.zst; one line is one document."""
+    """Files, or folders and s3:// prefixes searched for *.jsonl, *.jsonl.gz, *.jsonl.zst; one line is one document."""
     text_field: str = "text"
 
 
@@ -71,7 +71,7 @@ Source = Annotated[TextSource | JsonlSource | NeedleSource, Field(discriminator=
 class Corpus(Section):
     output: str
     """Directory (local or s3://) for shards, manifest.json and tokenizer/."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32), NUMBER] = 0
     tokenizer: Tokenizer
     sources: list[Source]
     shard_tokens: PositiveInt = 8_000_000

@@ -36,6 +36,16 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+def _load_yaml(text: str) -> Any:
+    """Raises ValueError: PyYAML has several errors for a wrong value (dates, numbers, nesting) beside its own."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Mapping in a YAML file.
 
@@ -43,13 +53,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing, too large, not UTF-8, not YAML, or not a mapping.
     """
     file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"{path}: no such file; give the path of a YAML file")
-    if file.stat().st_size > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: {file.stat().st_size} bytes is no configuration; the limit is {MAX_CONFIG_BYTES}")
     try:
-        value = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        if not file.is_file():
+            raise ConfigError(f"{path}: no such file; give the path of a YAML file")
+        size = file.stat().st_size
+        if size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path}: {size} bytes is no configuration; the limit is {MAX_CONFIG_BYTES}")
+        value = _load_yaml(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; give the path of a YAML file") from None
+    except ValueError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected a mapping of sections at the top, found {type(value).__name__}")
@@ -57,7 +70,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """`values` with each `dotted.key=value` set; the value is read as YAML, list items by number (`data.mix.0.weights.a=1`).
+    """`values` with each `dotted.key=value` set; the value is YAML, list items go by number (`data.mix.0.weights.a=1`).
 
     Raises:
         ConfigError: an override without `=`, or a path through something that is not a section.
@@ -65,13 +78,14 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     for override in overrides:
         key, separator, text = override.partition("=")
-        if not separator or not key.strip():
+        path = [part.strip() for part in key.split(".")]
+        if not separator or not all(path):
             raise ConfigError(f"--set {override}: expected section.key=value, for example train.steps=100")
         try:
-            value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
-        except yaml.YAMLError:
+            value = _load_yaml(text)
+        except ValueError:
             raise ConfigError(f"--set {override}: '{text}' is not a YAML value") from None
-        _set_path(result, key.strip().split("."), value, override)
+        _set_path(result, path, value, override)
     return result
 
 
@@ -79,7 +93,7 @@ def _set_path(target: Any, path: list[str], value: Any, override: str) -> None:
     for depth, part in enumerate(path):
         last = depth == len(path) - 1
         if isinstance(target, list):
-            if not part.isdigit() or int(part) >= len(target):
+            if not part.isdecimal() or int(part) >= len(target):
                 raise ConfigError(f"--set {override}: '{part}' is no item of the list ({len(target)} items, from 0)")
             key: Any = int(part)
         elif isinstance(target, dict):
@@ -97,26 +111,46 @@ def parse(model: type[T], values: dict[str, Any], origin: str) -> T:
     """`values` as a `model`.
 
     Raises:
-        ConfigError: one line for the first mistake found, naming the dotted field, what is wrong and what would be right.
+        ConfigError: one line for the first mistake found: the dotted field, what is wrong and what would be right.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"{origin}: {_describe(model, first)}") from None
+        raise ConfigError(f"{origin}: {_describe(model, values, error.errors())}") from None
 
 
-def _describe(model: type[BaseModel], error: Any) -> str:
-    field = ".".join(str(part) for part in error["loc"])
+def _describe(model: type[BaseModel], values: dict[str, Any], errors: list[Any]) -> str:
+    error = errors[0]
+    field = _dotted(values, error)
     kind, message = error["type"], error["msg"]
     if kind == "extra_forbidden":
         return f"{field}: unknown key{_suggest(model, error['loc'])}"
     if kind == "missing":
         return f"{field}: required, but not given"
+    if kind == "union_tag_not_found":
+        return f"{field}.{error['ctx']['discriminator'][1:-1]}: required, but not given"
+    if kind == "union_tag_invalid":
+        tag, choice = error["ctx"]["discriminator"][1:-1], error["ctx"]
+        return f"{field}.{tag}: input should be one of {choice['expected_tags']}, not '{choice['tag']}'"
     if kind == "value_error":
         text = message.removeprefix("Value error, ")
         return f"{field}: {text}" if field else text
-    return f"{field}: {message[0].lower()}{message[1:]}, not {str(error['input'])[:80]!r}"
+    # One for each type that the field may have.
+    wanted = " or ".join(e["msg"][0].lower() + e["msg"][1:] for e in errors if _dotted(values, e) == field)
+    return f"{field}: {wanted}, not {repr(error['input'])[:80]}"
+
+
+def _dotted(values: Any, error: Any) -> str:
+    """The path to the value as the file has it; pydantic's own also names the member of a union."""
+    parts = []
+    for number, part in enumerate(error["loc"]):
+        absent = error["type"] == "missing" and number == len(error["loc"]) - 1
+        items = range(len(values)) if isinstance(values, list) else values if isinstance(values, dict) else ()
+        inside = part in items
+        if inside or absent:
+            parts.append(str(part))
+            values = values[part] if inside else None
+    return ".".join(parts)
 
 
 def _suggest(model: type[BaseModel], location: tuple[Any, ...]) -> str:
@@ -128,13 +162,24 @@ def _suggest(model: type[BaseModel], location: tuple[Any, ...]) -> str:
 
 
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    current: Any = model
+    current = [model]
     for part in location:
-        if isinstance(current, type) and issubclass(current, BaseModel) and part in current.model_fields:
-            current = current.model_fields[part].annotation
-        candidates = [current, *get_args(current)]
-        current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), current)
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+        owners = [candidate for candidate in current if part in candidate.model_fields]
+        if owners:
+            current = _sections_in(owners[0].model_fields[part].annotation)
+        else:  # an item of a list, or the tag of a union
+            tagged = [
+                c for c in current if "type" in c.model_fields and part in get_args(c.model_fields["type"].annotation)
+            ]
+            current = tagged or current
+    return list(current[0].model_fields) if current else []
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """Sections that a value of this type may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_in(part)]
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:

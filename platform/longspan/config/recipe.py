@@ -1,20 +1,29 @@
 """What a run is: frozen, typed sections that together make one recipe.
 
-Validators are pure: they look at the values only. What needs a model, a manifest or a cluster is checked by `launch.preflight`.
+Validators are pure: they look at the values only. What needs a model or a manifest is checked by `launch.stage`.
 Field docstrings are the help that `longspan recipe schema` prints.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from longspan.topology import check_global_batch, check_micro_batch_tokens, check_world_size
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+
+def _number(value: Any) -> Any:
+    """pydantic takes true for 1, but a recipe with `steps: yes` is a mistake."""
+    if isinstance(value, bool):
+        raise ValueError(f"a number is needed, not {str(value).lower()}")
+    return value
+
+
+NUMBER = BeforeValidator(_number)
+PositiveInt = Annotated[int, Field(gt=0), NUMBER]
+NonNegativeInt = Annotated[int, Field(ge=0), NUMBER]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), NUMBER]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), NUMBER]
+Fraction = Annotated[float, Field(ge=0, le=1), NUMBER]
 
 
 class Section(BaseModel):
@@ -40,10 +49,10 @@ class Model(Section):
 
 class Rope(Section):
     type: Literal["keep", "theta", "ntk", "dynamic_ntk", "linear", "yarn", "llama3"] = "keep"
-    """`keep` the model's own; `theta` sets the base; `ntk` and `dynamic_ntk` compute it for `data.target_length`; the rest scale."""
+    """`keep` the model's; `theta` sets the base; `ntk`, `dynamic_ntk` compute it for `data.target_length`; others scale."""
     theta: PositiveFloat | None = None
     """rope_theta: required by `theta`; the others start from it when given, else from the model's own."""
-    factor: Annotated[float, Field(ge=1)] | None = None
+    factor: Annotated[float, Field(ge=1, allow_inf_nan=False), NUMBER] | None = None
     """Scaling factor; target_length / original_max_position_embeddings when left out."""
     original_max_position_embeddings: PositiveInt | None = None
     """The model's window before extension; its max_position_embeddings when left out."""
@@ -83,16 +92,16 @@ class MixPhase(Section):
 class Upsample(Section):
     threshold: PositiveInt
     """Documents of at least this many tokens count as long."""
-    ratio: Annotated[float, Field(ge=1, le=100)]
+    ratio: Annotated[float, Field(ge=1, le=100), NUMBER]
     """How many times as often a long document is drawn, inside its own source (Fu et al., 2402.10171)."""
 
 
 class Data(Section):
     manifest: str
     """Directory (local or s3://) that `longspan prepare` wrote."""
-    sample_length: Annotated[int, Field(ge=2)]
+    sample_length: Annotated[int, Field(ge=2), NUMBER]
     """Tokens in a training sample."""
-    target_length: Annotated[int, Field(ge=2, le=2**24)]
+    target_length: Annotated[int, Field(ge=2, le=2**24), NUMBER]
     """The window that positions are spread over; becomes max_position_embeddings."""
     mix: list[MixPhase]
     """The source mix; more than one phase makes a schedule."""
@@ -120,7 +129,7 @@ class Positions(Section):
     """LongRecipe's gaps: a uniform composition of the unused positions, or independent bounded gaps (its Eq. 6)."""
     min_segments: PositiveInt = 7
     """LongRecipe: a document with fewer sentences than this gets random cuts beside them."""
-    num_chunks: Annotated[int, Field(ge=1)] = 2
+    num_chunks: Annotated[int, Field(ge=1), NUMBER] = 2
     """PoSE: chunks a sample."""
 
 
@@ -137,8 +146,8 @@ class Train(Section):
     min_lr_ratio: Fraction = 0.0
     decay_share: Fraction = 0.3
     weight_decay: NonNegativeFloat = 0.0
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    beta1: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.95
     eps: PositiveFloat = 1e-8
     grad_clip: NonNegativeFloat = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
@@ -147,7 +156,7 @@ class Train(Section):
     """Tokens whose logits are held at once; the full logits of a long sample do not fit a GPU."""
     save_every: NonNegativeInt = 0
     """Optimizer steps between resumable checkpoints; 0 saves at the end only."""
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    keep_checkpoints: Annotated[int, Field(ge=1), NUMBER] = 2
     threads: NonNegativeInt = 0
     """CPU threads a worker; 0 leaves the choice to torch."""
 
@@ -173,7 +182,7 @@ class Parallel(Section):
     """Micro-batches made ready ahead of the step."""
     address: str | None = None
     """Ray cluster to join; left out: RAY_ADDRESS, else a cluster of this machine for the run."""
-    max_failures: Annotated[int, Field(ge=-1)] = 3
+    max_failures: Annotated[int, Field(ge=-1), NUMBER] = 3
     """Restarts from the last checkpoint after a worker dies; -1 for no limit."""
 
     @model_validator(mode="after")
@@ -190,6 +199,12 @@ class Tracking(Section):
     wandb: Literal["off", "online", "offline"] = "off"
     project: str = "longspan"
 
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """YAML 1.1 reads a bare `off` as false."""
+        return "off" if value is False else value
+
 
 class Evaluate(Section):
     lengths: list[PositiveInt] = Field(default_factory=list)
@@ -205,7 +220,7 @@ class Recipe(Section):
     """One training run, whole."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32), NUMBER] = 0
     output: str | None = None
     """Run directory (local or s3://); runs/NAME when left out."""
     model: Model

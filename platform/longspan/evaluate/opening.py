@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from longspan import storage
 from longspan.config.recipe import Model
 from longspan.errors import ConfigError
 from longspan.model import attention
-from longspan.model.load import DTYPES, assert_rope, read_config, rotary_modules
+from longspan.model.load import DTYPES, assert_rope, load_pretrained, read_config, rotary_modules
 from longspan.rope import RopeSettings, attention_scaling, from_hf, hf_max_position_embeddings, to_hf
 
 
@@ -37,8 +36,6 @@ def open_for_evaluation(
         ConfigError: an unknown dtype, a model that cannot be read or is not supported (see `model.load.read_config`),
             or frequencies that are not those asked for.
     """
-    from transformers import AutoModelForCausalLM
-
     if dtype not in DTYPES:
         raise ConfigError(f"evaluate: dtype {dtype}: must be one of {', '.join(DTYPES)}")
     attention.register()
@@ -48,19 +45,7 @@ def open_for_evaluation(
         config.rope_parameters = to_hf(rope)
         config.max_position_embeddings = hf_max_position_embeddings(rope, config.max_position_embeddings)
     settings = from_hf(config.to_dict())
-    source = str(storage.local_directory(model_path)) if storage.is_remote(model_path) else model_path
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            config=config,
-            dtype=DTYPES[dtype],
-            attn_implementation=attention.NAME,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"evaluate: cannot load safetensors weights from '{model_path}' ({reason})") from None
+    model: Any = load_pretrained(model_path, config, DTYPES[dtype], field="evaluate")
     model = model.to(resolve_device(device)).eval()
     assert_settings(model, rope or settings)
     return model, settings

@@ -14,26 +14,53 @@ import ray
 from ray.data import DataIterator, Dataset, ExecutionOptions, ExecutionResources
 from ray.train import DataConfig
 
+import longspan.errors
+from longspan.errors import LongspanError
 from longspan.feed.batch import MicroBatch
 from longspan.feed.source import FeedSpec, group_indices, open_source
 
 DATASET = "samples"
-_ARRAYS = ("input_ids", "positions", "labels", "loss_weight", "cu_seqlens")
+_ARRAYS = (
+    ("input_ids", pa.int32()),
+    ("positions", pa.float32()),
+    ("labels", pa.int32()),
+    ("loss_weight", pa.float32()),
+    ("cu_seqlens", pa.int32()),
+)
+_EMPTY = MicroBatch(-1, *(np.zeros(0, kind.to_pandas_dtype()) for _, kind in _ARRAYS))
 _BATCHES_PER_TASK = 16
 
 
-def make_table(table: pa.Table, spec: FeedSpec) -> pa.Table:
-    """Micro-batches of the indices in column `id`, one row each. Runs on Ray Data's workers."""
-    source = open_source(spec)
-    indices = table.column("id").to_pylist()
-    batches = [source.micro_batch(index) for index in indices]
-    columns = {name: pa.array([getattr(batch, name) for batch in batches]) for name in _ARRAYS}
-    return pa.table({"id": indices, "first_sample": [batch.first_sample for batch in batches], **columns})
+def make_table(indices: list[int], spec: FeedSpec) -> pa.Table:
+    """Micro-batches `indices`, one row each. Runs on Ray Data's workers.
+
+    What is wrong with the data travels as a row with `error`: raised here, Ray Data would try it again and wrap it until the
+    cause is hard to find.
+    """
+    batches, errors = [], []
+    for index in indices:
+        try:
+            batches.append(open_source(spec).micro_batch(index))
+            errors.append(None)
+        except LongspanError as error:
+            batches.append(_EMPTY)
+            errors.append(f"{type(error).__name__}: {error}")
+    columns = {name: pa.array([getattr(batch, name) for batch in batches], pa.list_(kind)) for name, kind in _ARRAYS}
+    samples = pa.array([batch.first_sample for batch in batches], pa.int64())
+    return pa.table({"first_sample": samples, "error": pa.array(errors, pa.string()), **columns})
 
 
 def read_table(table: pa.Table) -> MicroBatch:
-    """The one row of `table` as a micro-batch."""
-    arrays = {name: table.column(name).combine_chunks().flatten().to_numpy() for name in _ARRAYS}
+    """The one row of `table` as a micro-batch.
+
+    Raises:
+        LongspanError: the one that its feed worker met, as the class that it was.
+    """
+    failure = table.column("error")[0].as_py()
+    if failure is not None:
+        kind, _, message = failure.partition(": ")
+        raise getattr(longspan.errors, kind, LongspanError)(message)
+    arrays = {name: table.column(name).combine_chunks().flatten().to_numpy() for name, _ in _ARRAYS}
     return MicroBatch(first_sample=table.column("first_sample")[0].as_py(), **arrays)
 
 
@@ -46,7 +73,7 @@ def group_dataset(spec: FeedSpec, first_step: int, num_steps: int, group: int, g
         local = table.column("id").to_numpy()
         steps = first_step + local // per_step
         starts = np.array([group_indices(spec, int(step), group, groups).start for step in steps], dtype=np.int64)
-        return make_table(pa.table({"id": starts + local % per_step}), spec)
+        return make_table((starts + local % per_step).tolist(), spec)
 
     blocks = max(1, -(-count // _BATCHES_PER_TASK))
     return ray.data.range(count, override_num_blocks=blocks).map_batches(

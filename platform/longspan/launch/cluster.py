@@ -19,6 +19,8 @@ from longspan.errors import LaunchError, LongspanError, StorageError
 from longspan.feed.source import feed_spec
 from longspan.launch.follow import follow_metrics
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+
 
 def connect(recipe: Recipe) -> None:
     """Join the cluster of `parallel.address`, RAY_ADDRESS or the surrounding job; else start one on this machine.
@@ -36,9 +38,8 @@ def connect(recipe: Recipe) -> None:
     if address is None:
         start_cluster(recipe.parallel.num_workers * recipe.parallel.cpus_per_worker + recipe.parallel.feed_workers)
         return
-    package = Path(__file__).resolve().parents[1]
     try:
-        ray.init(address=address, runtime_env={"py_modules": [str(package)]}, log_to_driver=True)
+        ray.init(address=address, runtime_env={"py_modules": [str(_PACKAGE)]}, log_to_driver=True)
     except (ConnectionError, ValueError) as error:
         raise LaunchError(f"parallel.address: no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from None
 
@@ -52,6 +53,9 @@ def start_cluster(cpus: float, quiet: bool = False) -> None:
 
     import ray
 
+    # Workers of this machine inherit the environment: they are to import the longspan that runs here, installed or not.
+    paths = [str(_PACKAGE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
     slots = max(math.ceil(cpus), os.cpu_count() or 1)
     ray.init(
         num_cpus=slots,

@@ -68,7 +68,10 @@ def _plots(recipe: Recipe, description: dict[str, Any], samples: list[tuple[Any,
         position_coverage(edges.tolist(), shares.tolist(), target, coverage, "relative distance")
         sides = ("share_before", "share_after")
         length_mix(
-            *({name: bucket[side] for name, bucket in zip(labels, description["lengths"], strict=True)} for side in sides),
+            *(
+                {name: bucket[side] for name, bucket in zip(labels, description["lengths"], strict=True)}
+                for side in sides
+            ),
             mix,
         )
         for path in (coverage, mix):

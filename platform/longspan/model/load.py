@@ -29,7 +29,7 @@ def read_config(model: Model) -> Any:
     """
     from transformers import AutoConfig
 
-    directory = _directory(model)
+    directory = _directory(model.path)
     try:
         config = AutoConfig.from_pretrained(
             directory, revision=model.revision, trust_remote_code=model.trust_remote_code
@@ -62,10 +62,8 @@ def read_config(model: Model) -> Any:
     return config
 
 
-def _directory(model: Model) -> str:
-    if storage.is_remote(model.path):
-        return str(storage.local_directory(model.path))
-    return model.path
+def _directory(path: str) -> str:
+    return str(storage.local_directory(path)) if storage.is_remote(path) else path
 
 
 def head_dim(config: Any) -> int:
@@ -87,7 +85,7 @@ def open_model(model: Model, rope: Rope, target_length: int, seed: int) -> tuple
     """The model in `model.dtype` with longspan's attention and the recipe's RoPE, on the CPU.
 
     Raises:
-        ConfigError: see `read_config`; weights that are missing or not safetensors.
+        ConfigError: see `read_config`; weights that are missing, incomplete or not safetensors.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -103,19 +101,14 @@ def open_model(model: Model, rope: Rope, target_length: int, seed: int) -> tuple
             config, attn_implementation=attention.NAME, dtype=DTYPES[model.dtype]
         )
     else:
-        try:
-            network = AutoModelForCausalLM.from_pretrained(
-                _directory(model),
-                config=config,
-                revision=model.revision,
-                dtype=DTYPES[model.dtype],
-                attn_implementation=attention.NAME,
-                use_safetensors=True,
-                trust_remote_code=model.trust_remote_code,
-            )
-        except OSError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"model.path: cannot load safetensors weights from '{model.path}' ({reason})") from None
+        network = load_pretrained(
+            model.path,
+            config,
+            DTYPES[model.dtype],
+            field="model.path",
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+        )
     network.config.use_cache = False
     if model.gradient_checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -123,13 +116,56 @@ def open_model(model: Model, rope: Rope, target_length: int, seed: int) -> tuple
     return network, settings
 
 
+def load_pretrained(
+    path: str,
+    config: Any,
+    dtype: torch.dtype,
+    *,
+    field: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """The model of `path` under `config`, with longspan's attention and all of its own weights.
+
+    transformers draws tensors that the files lack at random, with no more than a warning.
+
+    Raises:
+        ConfigError: beginning with `field`: no safetensors weights, unreadable ones, or not those of the config.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            _directory(path),
+            config=config,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attention.NAME,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{field}: cannot load safetensors weights from '{path}' ({reason})") from None
+    network, found = loaded
+    wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if wrong:
+        raise ConfigError(
+            f"{field}: the weights in '{path}' are not those of its config.json: {len(wrong)} tensors are missing or of"
+            f" another shape, the first is {wrong[0]}; fetch the model again"
+        )
+    return network
+
+
 def open_tokenizer(path: str, revision: str | None = None) -> Any:
     """Tokenizer of a model directory or hub name; None where there is none."""
     from transformers import AutoTokenizer
 
-    source = str(storage.local_directory(path)) if storage.is_remote(path) else path
     try:
-        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(_directory(path), revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError):
         return None
 

@@ -15,7 +15,7 @@ from longspan.config.recipe import Recipe
 from longspan.planner.costs import count_parameters, flops_per_token, gpu_hours, memory_per_gpu, model_sizes
 from longspan.positions import measure_coverage
 from longspan.positions.methods import IntArray, PositionArray
-from longspan.rope import RopeSettings, theta_lower_bound
+from longspan.rope import RopeSettings, first_negative_distance, theta_lower_bound
 from longspan.sampling.plan import Plan
 
 
@@ -159,15 +159,16 @@ def _positions(recipe: Recipe, samples: Iterable[tuple[PositionArray, IntArray]]
 
 
 def _rope(rope: RopeSettings, target_length: int, head_dim: int) -> dict[str, Any]:
-    bound = theta_lower_bound(target_length, head_dim)
-    # The bound is one on plain RoPE: scaled frequencies are no powers of a base.
+    # Both are about plain RoPE: scaled frequencies are no powers of a base. A single base below the bound can be good.
     is_plain = rope.rope_type == "default"
+    negative = first_negative_distance(rope.rope_theta, target_length, head_dim) if is_plain else None
     return {
         "type": rope.rope_type,
         "theta": rope.rope_theta,
         "factor": rope.factor,
-        "theta_lower_bound": bound if is_plain else None,
-        "is_theta_large_enough": rope.rope_theta >= bound if is_plain else None,
+        "theta_lower_bound": theta_lower_bound(target_length, head_dim) if is_plain else None,
+        "first_negative_distance": negative,
+        "is_theta_large_enough": negative is None if is_plain else None,
     }
 
 

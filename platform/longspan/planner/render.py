@@ -91,5 +91,5 @@ def _rope_text(rope: Mapping[str, Any]) -> str:
         text += f", factor {rope['factor']:g}"
     if rope["theta_lower_bound"] is None:
         return text
-    verdict = "above" if rope["is_theta_large_enough"] else "BELOW"
-    return f"{text}, {verdict} the lower bound {rope['theta_lower_bound']:,.0f}"
+    verdict = "large enough" if rope["is_theta_large_enough"] else "TOO SMALL"
+    return f"{text}, {verdict}; lower bound {rope['theta_lower_bound']:,.0f}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from longspan.errors import StorageError
-from longspan.storage.failures import DamagedTransferError, error_status, understand
+from longspan.storage.failures import TooSlowError, error_status, understand
 from longspan.storage.retry import RetryPolicy, call_with_retries, get_policy
 from longspan.storage.uri import Location, hide_credentials
 
@@ -89,7 +89,7 @@ def request(
                 client.loop, _call, client, method, timeout=timeout_s, Bucket=location.bucket, **fields
             )
         except fsspec.asyn.FSTimeoutError as exception:
-            raise DamagedTransferError(f"no complete answer within {timeout_s:.1f} s") from exception
+            raise TooSlowError(f"no complete answer within {timeout_s:.1f} s") from exception
         except Exception as exception:
             status = error_status(exception)
             if status is None or status not in accept:
@@ -115,8 +115,6 @@ async def _call(client: "S3FileSystem", method: str, **fields: Any) -> Reply:
             body = await answer["Body"].read()
         finally:
             answer["Body"].close()
-        if len(body) != answer["ContentLength"]:
-            raise DamagedTransferError(f"{len(body)} of {answer['ContentLength']} bytes arrived")
     return Reply(int(answer["ResponseMetadata"]["HTTPStatusCode"]), answer, body)
 
 

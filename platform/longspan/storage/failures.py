@@ -17,8 +17,8 @@ class NotFoundError(StorageError):
     """The URI (or its bucket) does not exist, as opposed to: could not be reached."""
 
 
-class DamagedTransferError(Exception):
-    """An answer ended early or does not hold the bytes that were asked for; worth another try."""
+class TooSlowError(Exception):
+    """A try took longer than the policy allows for its bytes; worth another one on a new connection."""
 
 
 # Sources: the S3 API reference's list of error codes, and the retry tables of botocore ("standard" mode).
@@ -91,9 +91,8 @@ def _understand_response(response: dict[str, Any], verb: str, location: Location
     if status in (401, 403):
         return Failure(reason, StorageError(f"{start}: {_permission_text(reason, verb, location)}"))
     if status in (301, 307, 400) and code in ("PermanentRedirect", "301", "307", "AuthorizationHeaderMalformed"):
-        return Failure(
-            reason, StorageError(f"{start}: the bucket is in another region ({reason}); set AWS_REGION to it")
-        )
+        text = f"{start}: the bucket is in another region ({reason}); set AWS_REGION to it"
+        return Failure(reason, StorageError(text))
     return Failure(reason, StorageError(f"{start}: the store answered {reason}: {message}"))
 
 
@@ -118,7 +117,7 @@ def _is_transient(exception: Exception) -> bool:
     if "CERTIFICATE_VERIFY_FAILED" in str(exception) or isinstance(exception, aiohttp.InvalidURL):
         return False
     transient = (
-        DamagedTransferError,
+        TooSlowError,
         ConnectionError,
         TimeoutError,
         asyncio.TimeoutError,

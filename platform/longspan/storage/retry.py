@@ -4,7 +4,6 @@ The client's own retries are switched off (`client.py`), so that the budget mean
 repeats a request once when its connection dies.
 """
 
-import itertools
 import logging
 import random
 import time
@@ -97,7 +96,9 @@ def call_with_retries(
     """
     start_s = time.monotonic()
     has_new_login = False
-    for num_tries in itertools.count(1):
+    num_tries = 0
+    while True:
+        num_tries += 1
         try:
             return attempt()
         except Exception as exception:
@@ -121,4 +122,3 @@ def call_with_retries(
         level = logging.INFO if num_tries < _QUIET_TRIES else logging.WARNING
         _LOG.log(level, "cannot %s yet (try %d): %s; next in %.1f s", doing, num_tries, failure.reason, delay_s)
         time.sleep(delay_s)
-    raise AssertionError("unreachable")

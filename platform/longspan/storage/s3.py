@@ -10,14 +10,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
 from longspan.errors import StorageError
 from longspan.storage.client import request
 from longspan.storage.failures import NotFoundError
 from longspan.storage.local import local_errors
-from longspan.storage.retry import RetryPolicy
+from longspan.storage.retry import get_policy
 from longspan.storage.uri import Location
 
 _ITEM = TypeVar("_ITEM")
@@ -220,7 +220,7 @@ def _write_parts(location: Location, key: str, size: int, take: Callable[[int, i
         send(0, "complete_multipart_upload", part_bytes, MultipartUpload={"Parts": parts})
     except BaseException:
         with suppress(StorageError):  # parts of an upload that nobody ends are kept, and billed, for ever
-            request("write", location, "abort_multipart_upload", policy=RetryPolicy(budget_s=0.0), **upload)
+            request("write", location, "abort_multipart_upload", policy=replace(get_policy(), budget_s=0.0), **upload)
         raise
 
 

@@ -17,6 +17,10 @@ from longspan.errors import LaunchError, LongspanError
 from longspan.sweep.space import Choice, Sweep, load_sweep, metric_of, trial_recipe
 
 
+_DRIVER_CPUS = 0.01
+"""A trial only waits for its Ray Train run; Tune wants it to ask for something."""
+
+
 def run_sweep_file(path: str, overrides: list[str], output: str | None) -> Any:
     """Run the sweep of a YAML file; returns its table for the console."""
     sweep, base = load_sweep(path, overrides, output)
@@ -42,7 +46,7 @@ def run_sweep(sweep: Sweep, base: Recipe) -> list[dict[str, Any]]:
 
     with tempfile.TemporaryDirectory(prefix="longspan-tune-") as directory:
         results = tune.Tuner(
-            tune.with_resources(trial, {"CPU": 0}),
+            tune.with_resources(trial, {"CPU": _DRIVER_CPUS}),
             param_space=_param_space(sweep),
             tune_config=tune.TuneConfig(
                 num_samples=sweep.samples,

@@ -1,0 +1,139 @@
+"""Training on a real Ray cluster gives what training in this process gives, through deaths of workers and an object store."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from longspan import storage
+from longspan.config.recipe import Recipe
+from longspan.errors import ConfigError, DataError, LaunchError
+from longspan.launch.run import train
+from longspan.observe.metrics import read_metrics
+from tests.tiny import tiny_recipe
+
+pytestmark = pytest.mark.ray
+
+STEPS = 8
+
+
+def recipe_for(base: Path | str, output: str, **parallel: Any) -> Recipe:
+    return tiny_recipe(
+        f"{base}/model",
+        f"{base}/data",
+        output=output,
+        data={
+            "sample_length": 33,
+            "mix": [
+                {"weights": {"text": 0.7, "other": 0.3}},
+                {"from_step": 3, "weights": {"other": 1.0}},
+            ],
+        },
+        train={"steps": STEPS, "save_every": 2},
+        parallel=parallel,
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(material: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Metrics of the uninterrupted run in this process."""
+    output = str(tmp_path_factory.mktemp("reference"))
+    train(recipe_for(material, output), show_progress=False)
+    return read_metrics(output)
+
+
+def assert_same_run(metrics: list[dict[str, Any]], reference: list[dict[str, Any]]) -> None:
+    """Every step once, in order, with the same loss, gradient norm and positions."""
+    assert [line["step"] for line in metrics] == list(range(1, STEPS + 1))
+    for field in ("loss", "grad_norm"):
+        found, expected = ([line[field] for line in run] for run in (metrics, reference))
+        np.testing.assert_allclose(found, expected, rtol=2e-5)
+    for field in ("max_position", "valid_targets", "learning_rate", "tokens"):
+        assert [line[field] for line in metrics] == [line[field] for line in reference]
+
+
+def kill_a_worker(run: Path, after_step: int, killed: list[int]) -> None:
+    """SIGKILL one Ray Train worker once the run has committed `after_step`."""
+    record = run / "checkpoints" / f"step-{after_step:08d}" / "COMMIT.json"
+    deadline = time.time() + 120
+    while time.time() < deadline and not killed:
+        if record.exists():
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit() and b"RayTrainWorker" in _command(entry):
+                    os.kill(int(entry.name), signal.SIGKILL)
+                    killed.append(int(entry.name))
+                    return
+        time.sleep(0.02)
+
+
+def _command(entry: Path) -> bytes:
+    try:
+        return (entry / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_two_workers_that_share_each_sample_go_on_after_a_worker_is_killed(
+    ray_cluster: None, material: Path, tmp_path: Path, reference: list[dict[str, Any]]
+) -> None:
+    run = tmp_path / "run"
+    recipe = recipe_for(material, str(run), launch="ray", num_workers=2, sequence_parallel=2)
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker, args=(run, 2, killed))
+    killer.start()
+    summary = train(recipe, show_progress=False)
+    killer.join()
+    assert killed, "no worker was killed, so nothing was tested"
+    assert summary["finished"]
+    assert_same_run(read_metrics(str(run)), reference)
+    assert (run / "report.html").exists()
+
+
+def test_two_data_parallel_workers_on_an_object_store(
+    ray_cluster: None, s3_material: str, reference: list[dict[str, Any]]
+) -> None:
+    """Model, shards, plan, metrics, checkpoints and result all on s3://; other samples a worker, the same global batch."""
+    output = storage.join(s3_material, "run")
+    summary = train(recipe_for(s3_material, output, launch="ray", num_workers=2), show_progress=False)
+    assert_same_run(read_metrics(output), reference)
+    files = storage.list_files(output)
+    for name in ("recipe.yaml", "plan.parquet", "summary.json", "report.html", "checkpoint/config.json"):
+        assert name in files
+    assert f"checkpoints/step-{STEPS:08d}/COMMIT.json" in files
+    assert json.loads(storage.read_text(storage.join(output, "summary.json")))["steps"] == summary["steps"] == STEPS
+    assert train(recipe_for(s3_material, output, launch="ray", num_workers=2), show_progress=False) == summary
+
+
+def test_a_damaged_shard_ends_the_run_with_one_error_that_names_it(
+    ray_cluster: None, material: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(material, tmp_path / "copy")
+    shard = sorted((tmp_path / "copy/data/shards").glob("text-*.parquet"))[0]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(bytes(content))
+    recipe = recipe_for(tmp_path / "copy", str(tmp_path / "run"), launch="ray", num_workers=1)
+    with pytest.raises(DataError, match=shard.name):
+        train(recipe, show_progress=False)
+
+
+def test_too_few_cpu_slots_are_refused_before_the_feed_waits_for_ever(
+    ray_cluster: None, material: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_for(material, str(tmp_path), launch="ray", num_workers=2, cpus_per_worker=64)
+    with pytest.raises(LaunchError, match=r"parallel: 2 workers x 64 CPUs \+ 1 for the feed = 129"):
+        train(recipe, show_progress=False)
+
+
+def test_gpus_that_are_not_there_are_refused(ray_cluster: None, material: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(material, str(tmp_path), launch="ray", num_workers=2, use_gpu=True)
+    with pytest.raises((LaunchError, ConfigError), match=r"parallel.use_gpu"):
+        train(recipe, show_progress=False)

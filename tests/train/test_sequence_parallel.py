@@ -1,0 +1,189 @@
+"""Sequence parallelism, data parallelism and ZeRO change nothing: loss, gradients and updates are one process's.
+
+The truth is a plain float64 model with a written-out mask and cross-entropy over all logits: no DeepSpeed, no longspan
+attention.
+"""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from longspan.rope import RopeSettings
+from longspan.train.world import start_single_process
+from tests.ranks import run_ranks
+from tests.tiny import tiny_model_directory
+from tests.train.sp_case import TOKENS, gradients, micro_batches, recipe_for
+
+STEPS = 2
+RELATIVE = 1e-5
+Result = dict[str, Any]
+CASES = {
+    "sp2": ("gqa", 2, 2, 1, False),
+    "sp2-zero3-checkpointing": ("gqa", 2, 2, 3, True),
+    "dp2-zero2": ("gqa", 2, 1, 2, False),
+    "sp2-one-kv-head": ("mqa", 2, 2, 1, True),
+}
+"""model, ranks, sequence_parallel, ZeRO stage, gradient checkpointing."""
+
+
+def rank_results(models: dict[str, str]) -> dict[str, Result]:
+    return {
+        name: gradients(models[model], world, sp, zero, checkpointing, STEPS)
+        for name, (model, world, sp, zero, checkpointing) in CASES.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder: Path = tmp_path_factory.mktemp("sequence-parallel")
+    return {
+        "gqa": str(tiny_model_directory(folder / "gqa", "qwen3")),
+        "mqa": str(tiny_model_directory(folder / "mqa", "llama", num_key_value_heads=1)),
+    }
+
+
+@pytest.fixture(scope="module")
+def single(models: dict[str, str]) -> dict[str, Result]:
+    """One process, by the trainer's own functions."""
+    start_single_process(use_gpu=False)
+    return {name: gradients(model, 1, 1, 1, False, STEPS) for name, model in models.items()}
+
+
+@pytest.fixture(scope="module")
+def parallel(models: dict[str, str]) -> list[dict[str, Result]]:
+    """Of both ranks; all cases in one pair of processes, since each start costs seconds."""
+    return run_ranks(rank_results, 2, models)
+
+
+def plain_network(model: str) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(model)
+    # The recipe's NTK base, by its formula: theta * factor ** (d / (d - 2)), 512 / 64 = 8, head_dim 8.
+    config.rope_parameters = {"rope_type": "default", "rope_theta": 500.0 * 8 ** (8 / 6)}
+    network = AutoModelForCausalLM.from_pretrained(
+        model, config=config, dtype=torch.float64, attn_implementation="eager"
+    )
+    return network.train()
+
+
+def plain_loss(network: Any) -> Tensor:
+    """Weighted mean of the cross-entropies of all four micro-batches."""
+    total, weights = torch.zeros((), dtype=torch.float64), 0.0
+    for batch in micro_batches():
+        mask = torch.full((1, 1, TOKENS, TOKENS), torch.finfo(torch.float64).min, dtype=torch.float64)
+        for start, end in itertools.pairwise(batch.cu_seqlens.tolist()):
+            mask[0, 0, start:end, start:end] = mask[0, 0, start:end, start:end].triu(1)
+        logits = network(
+            input_ids=torch.from_numpy(batch.input_ids).long()[None],
+            position_ids=torch.from_numpy(batch.positions)[None],
+            attention_mask=mask,
+            use_cache=False,
+        ).logits[0]
+        labels, weight = torch.from_numpy(batch.labels).long(), torch.from_numpy(batch.loss_weight).double()
+        for i in (labels >= 0).nonzero()[:, 0].tolist():
+            total = total - weight[i] * logits[i].log_softmax(-1)[labels[i]]
+        weights += weight[labels >= 0].sum().item()
+    return total / weights
+
+
+@pytest.fixture(scope="module")
+def truth(models: dict[str, str]) -> dict[str, Result]:
+    results = {}
+    for name, model in models.items():
+        network = plain_network(model)
+        loss = plain_loss(network)
+        loss.backward()
+        grads = {key: parameter.grad.clone() for key, parameter in network.named_parameters()}
+        norm = torch.stack([grad.norm() for grad in grads.values()]).norm().item()
+        results[name] = {"loss": loss.item(), "grads": grads, "norm": norm}
+    return results
+
+
+def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        wanted = gradient.double()
+        assert wanted.norm() > 0, name
+        difference = (found[name].double() - wanted).norm() / wanted.norm()
+        assert difference < RELATIVE, f"{name}: {difference:.2e}"
+
+
+def test_the_case_is_as_hard_as_it_says() -> None:
+    halves = [(batch.labels[: TOKENS // 2] >= 0, batch.labels[TOKENS // 2 :] >= 0) for batch in micro_batches()]
+    counts = [(int(first.sum()), int(second.sum())) for first, second in halves]
+    assert any(0 in pair for pair in counts), "a rank whose targets are all masked"
+    assert len(set(counts)) == len(counts), "uneven over ranks and micro-batches"
+    assert all(len(batch.cu_seqlens) > 2 for batch in micro_batches()[::2]), "packed documents"
+    assert any(24 not in batch.cu_seqlens for batch in micro_batches()), "a document across the ranks"
+
+
+@pytest.mark.parametrize("model", ["gqa", "mqa"])
+def test_one_process_computes_the_truth(single: dict[str, Result], truth: dict[str, Result], model: str) -> None:
+    found, expected = single[model], truth[model]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=RELATIVE)
+    assert found["norm"] == pytest.approx(expected["norm"], rel=RELATIVE)
+    assert_same_gradients(found["grads"], expected["grads"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_every_gradient_are_those_of_one_process(
+    parallel: list[dict[str, Result]], single: dict[str, Result], truth: dict[str, Result], case: str
+) -> None:
+    model = CASES[case][0]
+    for result in (ranks[case] for ranks in parallel):
+        for expected in (single[model], truth[model]):
+            assert result["loss"] == pytest.approx(expected["loss"], rel=RELATIVE)
+            assert result["norm"] == pytest.approx(expected["norm"], rel=RELATIVE)
+            assert_same_gradients(result["grads"], expected["grads"])
+        for key in ("targets", "highest"):
+            assert result[key] == single[model][key]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_updates_are_those_of_one_process(
+    parallel: list[dict[str, Result]], single: dict[str, Result], case: str
+) -> None:
+    expected = single[CASES[case][0]]
+    assert len(set(expected["losses"])) == STEPS
+    for result in (ranks[case] for ranks in parallel):
+        assert result["losses"] == pytest.approx(expected["losses"], rel=RELATIVE)
+        for name, weight in expected["weights"].items():
+            difference = (result["weights"][name] - weight).norm() / weight.norm()
+            assert difference < 1e-4, f"{name}: {difference:.2e}"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_agree_to_the_bit(parallel: list[dict[str, Result]], case: str) -> None:
+    first, second = (ranks[case] for ranks in parallel)
+    assert {key: first[key] for key in ("loss", "losses", "norm", "targets", "highest")} == {
+        key: second[key] for key in ("loss", "losses", "norm", "targets", "highest")
+    }
+    for name, weight in first["weights"].items():
+        assert torch.equal(weight, second["weights"][name]), name
+
+
+def test_targets_and_positions_are_those_of_the_global_batch(single: dict[str, Result]) -> None:
+    batches = micro_batches()
+    assert single["gqa"]["targets"] == sum(int((batch.labels >= 0).sum()) for batch in batches)
+    assert single["gqa"]["highest"] == max(float(batch.positions.max()) for batch in batches)
+
+
+def test_clipping_acts_on_the_norm_of_the_global_gradient(
+    single: dict[str, Result], truth: dict[str, Result], models: dict[str, str]
+) -> None:
+    """Above grad_clip, so the updates compared above went through it."""
+    clip = recipe_for(models["gqa"], 1, 1, 1, False).train.grad_clip
+    assert truth["gqa"]["norm"] > 2 * clip
+    assert single["gqa"]["norm"] > 2 * clip
+
+
+def test_the_reference_has_the_recipes_rope(models: dict[str, str]) -> None:
+    from longspan.model.load import assert_rope
+
+    network = plain_network(models["gqa"])
+    assert_rope(network, RopeSettings("default", network.config.rope_parameters["rope_theta"]))
