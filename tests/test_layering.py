@@ -1,4 +1,4 @@
-"""A room imports only rooms that the data passes before it; the pure core and the loop stay free of what they must not know."""
+"""A room imports only rooms that the data passes before it; the pure core and the loop know no cluster."""
 
 import ast
 import subprocess

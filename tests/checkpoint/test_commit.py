@@ -189,7 +189,7 @@ def test_with_nothing_else_left_the_damage_is_said(tmp_path: Path, damage: Damag
     committed(run_uri, 2)
     damage(step_uri(run_uri, 2))
     with pytest.raises(
-        CheckpointError, match="no checkpoint of .* is intact: .*step-00000002.*; restore it, or remove"
+        CheckpointError, match=r"no checkpoint of .* is intact: .*step-00000002.*; restore it, or remove"
     ):
         newest_commit(run_uri, RUN)
 
@@ -204,7 +204,7 @@ def test_an_extra_file_does_no_harm(run_uri: str) -> None:
 def test_the_record_of_another_run_is_refused_not_passed_over(run_uri: str) -> None:
     committed(run_uri, 1)
     committed(run_uri, 2, fingerprint="0" * 32)
-    with pytest.raises(CheckpointError, match="checkpoints are of another recipe .*give this run another output"):
+    with pytest.raises(CheckpointError, match=r"checkpoints are of another recipe .*give this run another output"):
         newest_commit(run_uri, RUN)
 
 
@@ -277,7 +277,7 @@ def test_retention_removes_left_overs_and_a_lost_attempts_steps(run_uri: str) ->
 
 
 class History:
-    """A store in memory that may lose or cut files at any time; what the protocol says of it is compared with its own books."""
+    """A store in memory that may lose or cut files at any time, and keeps its own books of what is whole."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.objects: dict[str, bytes] = {}

@@ -145,8 +145,8 @@ def test_positions_depend_on_the_seed_and_the_sample_index(method: PositionMetho
 
     assert positions(5, 3) == positions(5, 3)
     # The same tokens at another index, or under another seed, get other positions.
-    drawn = {positions(index, seed) for index in (5, 6, 2**40) for seed in (3, 4)}
-    assert len(drawn) > 3
+    places = [(index, seed) for index in (5, 6, 5 + 2**10, 5 + 2**32, 2**40) for seed in (3, 4)]
+    assert len({positions(*place) for place in places}) == len(places)
 
 
 def test_gaps_of_longrecipe_follow_the_sentences() -> None:

@@ -211,8 +211,9 @@ def test_transformers_ignores_rope_theta_without_a_word(llama: Path, recwarn: py
 
 
 def test_frequencies_that_were_changed_are_refused(llama: Path) -> None:
-    network, settings = open_model(settings_for(llama), ROPES["yarn"], TARGET, seed=0)
-    rotary: Any = network.model.rotary_emb
+    opened = open_model(settings_for(llama), ROPES["yarn"], TARGET, seed=0)
+    network: Any = opened[0]
+    settings, rotary = opened[1], network.model.rotary_emb
     whole = rotary.inv_freq.clone()
     rotary.inv_freq[-1] *= 1.0001
     with pytest.raises(ConfigError, match=r"rope: the model's frequencies are not those of .*'yarn'.*expected 1, "):

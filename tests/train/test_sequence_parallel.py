@@ -21,19 +21,22 @@ from tests.train.sp_case import TOKENS, gradients, micro_batches, recipe_for
 STEPS = 2
 RELATIVE = 1e-5
 Result = dict[str, Any]
-CASES = {
+Case = tuple[str, int, int, int, bool]
+CASES: dict[str, Case] = {
     "sp2": ("gqa", 2, 2, 1, False),
     "sp2-zero3-checkpointing": ("gqa", 2, 2, 3, True),
     "dp2-zero2": ("gqa", 2, 1, 2, False),
     "sp2-one-kv-head": ("mqa", 2, 2, 1, True),
+    "dp2-sp2-zero3": ("gqa", 4, 2, 3, True),
 }
 """model, ranks, sequence_parallel, ZeRO stage, gradient checkpointing."""
 
 
-def rank_results(models: dict[str, str]) -> dict[str, Result]:
+def rank_results(models: dict[str, str], world_size: int) -> dict[str, Result]:
     return {
         name: gradients(models[model], world, sp, zero, checkpointing, STEPS)
         for name, (model, world, sp, zero, checkpointing) in CASES.items()
+        if world == world_size
     }
 
 
@@ -54,9 +57,13 @@ def single(models: dict[str, str]) -> dict[str, Result]:
 
 
 @pytest.fixture(scope="module")
-def parallel(models: dict[str, str]) -> list[dict[str, Result]]:
-    """Of both ranks; all cases in one pair of processes, since each start costs seconds."""
-    return run_ranks(rank_results, 2, models)
+def parallel(models: dict[str, str]) -> dict[str, list[Result]]:
+    """What every rank found, by case; cases of one world size share its processes, whose start costs seconds."""
+    found: dict[str, list[Result]] = {}
+    for world_size in sorted({case[1] for case in CASES.values()}):
+        ranks = run_ranks(rank_results, world_size, models, world_size)
+        found |= {name: [rank[name] for rank in ranks] for name in ranks[0]}
+    return found
 
 
 def plain_network(model: str) -> Any:
@@ -132,10 +139,10 @@ def test_one_process_computes_the_truth(single: dict[str, Result], truth: dict[s
 
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_every_gradient_are_those_of_one_process(
-    parallel: list[dict[str, Result]], single: dict[str, Result], truth: dict[str, Result], case: str
+    parallel: dict[str, list[Result]], single: dict[str, Result], truth: dict[str, Result], case: str
 ) -> None:
     model = CASES[case][0]
-    for result in (ranks[case] for ranks in parallel):
+    for result in parallel[case]:
         for expected in (single[model], truth[model]):
             assert result["loss"] == pytest.approx(expected["loss"], rel=RELATIVE)
             assert result["norm"] == pytest.approx(expected["norm"], rel=RELATIVE)
@@ -146,11 +153,11 @@ def test_loss_and_every_gradient_are_those_of_one_process(
 
 @pytest.mark.parametrize("case", CASES)
 def test_updates_are_those_of_one_process(
-    parallel: list[dict[str, Result]], single: dict[str, Result], case: str
+    parallel: dict[str, list[Result]], single: dict[str, Result], case: str
 ) -> None:
     expected = single[CASES[case][0]]
     assert len(set(expected["losses"])) == STEPS
-    for result in (ranks[case] for ranks in parallel):
+    for result in parallel[case]:
         assert result["losses"] == pytest.approx(expected["losses"], rel=RELATIVE)
         for name, weight in expected["weights"].items():
             difference = (result["weights"][name] - weight).norm() / weight.norm()
@@ -158,13 +165,14 @@ def test_updates_are_those_of_one_process(
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_ranks_agree_to_the_bit(parallel: list[dict[str, Result]], case: str) -> None:
-    first, second = (ranks[case] for ranks in parallel)
-    assert {key: first[key] for key in ("loss", "losses", "norm", "targets", "highest")} == {
-        key: second[key] for key in ("loss", "losses", "norm", "targets", "highest")
-    }
-    for name, weight in first["weights"].items():
-        assert torch.equal(weight, second["weights"][name]), name
+def test_ranks_agree_to_the_bit(parallel: dict[str, list[Result]], case: str) -> None:
+    first, *others = parallel[case]
+    assert len(others) == CASES[case][1] - 1
+    for other in others:
+        for key in ("loss", "losses", "norm", "targets", "highest"):
+            assert other[key] == first[key], key
+        for name, weight in first["weights"].items():
+            assert torch.equal(other["weights"][name], weight), name
 
 
 def test_targets_and_positions_are_those_of_the_global_batch(single: dict[str, Result]) -> None:

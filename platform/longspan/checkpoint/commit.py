@@ -1,8 +1,8 @@
 """The commit record: which steps of a run can be gone on from.
 
-A step's files are written first, COMMIT.json last as one atomic put and deleted first; `latest` files are neither written
-nor read (DeepSpeed names its latest step before all ranks have written it). A step counts if its record parses, belongs to
-this run, and every file it lists is there with the right size; digests are checked before anything is loaded.
+A step's files are written first, COMMIT.json last as one atomic put and deleted first; `latest` files are neither
+written nor read (DeepSpeed names its latest step before all ranks have written it). A step counts if its record parses,
+belongs to this run, and every file it lists is there with the right size; digests are checked before anything is loaded.
 """
 
 import json
