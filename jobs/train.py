@@ -1,4 +1,6 @@
-"""Entry point for `ray job submit --working-dir . -- python jobs/train.py RECIPE [--set section.key=value] [--output DIR]`."""
+"""Entry point for `ray job submit --working-dir . -- python jobs/train.py RECIPE [--set section.key=value] [--output
+DIR]`.
+"""
 
 import sys
 from pathlib import Path

@@ -12,7 +12,9 @@ import torch.multiprocessing as mp
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
-    """[function(*args) of rank 0, of rank 1, ...]; `function` must be importable. Raises RuntimeError with a rank's traceback."""
+    """[function(*args) of rank 0, of rank 1, ...]; `function` must be importable. Raises RuntimeError with a rank's
+    traceback.
+    """
     with tempfile.TemporaryDirectory() as directory:
         mp.spawn(_rank, (world_size, directory, function, args), nprocs=world_size, join=True)
         results = [torch.load(Path(directory, f"{rank}.pt"), weights_only=False) for rank in range(world_size)]

@@ -1,6 +1,7 @@
 """The exception tree: every message says what is wrong, where (field, URI, shard and row), and the mend.
 
-The command line prints a `LongspanError` as one line and exits with its code; anything else is a bug and keeps its traceback.
+The command line prints a `LongspanError` as one line and exits with its code; anything else is a bug and keeps its
+traceback.
 """
 
 

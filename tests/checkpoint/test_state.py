@@ -22,7 +22,6 @@ from tests.tiny import tiny_model_directory
 
 ORIGINS = {
     "1 rank, ZeRO-1": Layout(1, 1, 1),
-    "1 rank, ZeRO-3": Layout(1, 1, 3),
     "1 rank, ZeRO-2, bf16": Layout(1, 1, 2, "bfloat16"),
     "2 ranks, ZeRO-1": Layout(2, 1, 1),
     "2 ranks, SP 2, ZeRO-2": Layout(2, 2, 2),
@@ -32,17 +31,21 @@ ORIGINS = {
 }
 TARGETS = [
     Layout(1, 1, 1),
-    Layout(1, 1, 2),
     Layout(1, 1, 3),
     Layout(2, 1, 1),
-    Layout(2, 2, 1),
-    Layout(2, 1, 2),
+    Layout(2, 2, 2),
     Layout(2, 1, 3),
     Layout(2, 2, 3),
     Layout(3, 1, 1),
     Layout(3, 1, 3),
 ]
-PATHS = [(origin, target._replace(dtype=ORIGINS[origin].dtype)) for origin in ORIGINS for target in TARGETS]
+PATHS = [(name, target) for name in ORIGINS if "bf16" not in name for target in TARGETS]
+PATHS += [
+    (name, target._replace(dtype="bfloat16"))
+    for name in ORIGINS
+    if "bf16" in name
+    for target in (ORIGINS[name], Layout(1, 1, 1), Layout(3, 1, 3))
+]
 FAULTS = ("full_disk", "failing_commit", "damaged")
 
 
@@ -143,7 +146,7 @@ def test_every_rank_writes_a_part_and_safetensors_only(results: Results) -> None
         assert names == sorted([COMMIT, *parts])
         commit = newest_commit(results.run_uri(name), RUN)
         assert commit is not None
-        assert (commit.next_sample, commit.topology) == (24, {"world_size": layout.world})
+        assert (commit.next_sample, commit.topology) == (12, {"world_size": layout.world})
         sizes = [file.size for file in commit.files]
         assert min(sizes) > 0.25 * max(sizes), "the work is shared"
 
@@ -228,7 +231,7 @@ def test_the_same_through_a_store(
     copied.write_bytes(copied.read_bytes()[:-1] + b"\x7f")
     commit = newest_commit(f"{s3_bucket}/run", RUN)
     assert commit is not None
-    with pytest.raises(CheckpointError, match="a damaged copy of s3://.*; remove it and try again"):
+    with pytest.raises(CheckpointError, match=r"a damaged copy of s3://.*; remove it and try again"):
         StoredState(f"{s3_bucket}/run", commit)
 
 

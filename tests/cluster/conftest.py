@@ -1,4 +1,6 @@
-"""One Ray cluster of this machine for all tests of this folder, started after the object store so that workers inherit its address."""
+"""One Ray cluster of this machine for all tests of this folder, started after the object store so that workers inherit
+its address.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Training on a real Ray cluster gives what training in this process gives, through deaths of workers and an object store."""
+"""Training on a real Ray cluster gives what training in this process gives, through deaths of workers and an object
+store.
+"""
 
 import json
 import os
@@ -98,7 +100,7 @@ def test_two_workers_that_share_each_sample_go_on_after_a_worker_is_killed(
 def test_two_data_parallel_workers_on_an_object_store(
     ray_cluster: None, s3_material: str, reference: list[dict[str, Any]]
 ) -> None:
-    """Model, shards, plan, metrics, checkpoints and result all on s3://; other samples a worker, the same global batch."""
+    """All of it on s3://, model to result; the workers take other samples of the same global batch."""
     output = storage.join(s3_material, "run")
     summary = train(recipe_for(s3_material, output, launch="ray", num_workers=2), show_progress=False)
     assert_same_run(read_metrics(output), reference)

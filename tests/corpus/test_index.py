@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.corpus.conftest import Prepared
 
 from longspan import storage
 from longspan.corpus.index import document_index
 from longspan.corpus.manifest import Manifest
 from longspan.errors import DataError
+from tests.corpus.conftest import Prepared
 
 
 def test_lists_every_document_in_order(prepared: Prepared) -> None:

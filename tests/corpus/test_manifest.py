@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.corpus.conftest import Prepared
 
 from longspan import storage
 from longspan.corpus.manifest import load_manifest, manifest_bytes
 from longspan.errors import DataError
+from tests.corpus.conftest import Prepared
 
 
 def test_is_read_back_as_it_was_written(prepared: Prepared) -> None:

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.s3 import Fault
 
 from longspan import storage
 from longspan.corpus import plan_table
 from longspan.corpus.plan_table import PlanRow, read_plan_metadata, read_plan_rows, write_plan
 from longspan.errors import DataError
 from longspan.sampling.plan import Plan, build_plan
+from tests.s3 import Fault
 
 
 def make_plan(steps: int = 1000, seed: int = 0) -> Plan:

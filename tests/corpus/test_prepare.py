@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.corpus.conftest import Prepared, corpus_config, sentences, write_texts
 
 from longspan import storage
 from longspan.corpus.manifest import load_manifest
@@ -15,6 +14,7 @@ from longspan.corpus.shards import ShardReader
 from longspan.corpus.synthesis.needles import NeedleVocabulary
 from longspan.corpus.tokenizer import open_tokenizer
 from longspan.errors import ConfigError, DataError
+from tests.corpus.conftest import Prepared, corpus_config, sentences, write_texts
 
 
 def documents_of(uri: str, source: str) -> list[tuple[np.ndarray, np.ndarray | None]]:

@@ -3,9 +3,9 @@
 import io
 
 from rich.console import Console
-from tests.corpus.conftest import Prepared
 
 from longspan.corpus.render import render_manifest
+from tests.corpus.conftest import Prepared
 
 
 def test_each_source_has_its_row(prepared: Prepared) -> None:

@@ -12,8 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.corpus.conftest import Prepared
-from tests.s3 import Fault
 
 from longspan import storage
 from longspan.corpus import manifest as manifest_module
@@ -21,6 +19,8 @@ from longspan.corpus.manifest import Manifest
 from longspan.corpus.shards import ShardReader
 from longspan.corpus.writer import shard_schema
 from longspan.errors import DataError
+from tests.corpus.conftest import Prepared
+from tests.s3 import Fault
 
 
 @pytest.fixture

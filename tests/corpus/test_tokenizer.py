@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.corpus.conftest import Prepared, sentences
 
 from longspan import storage
 from longspan.config.corpus import Tokenizer
@@ -20,6 +19,7 @@ from longspan.corpus.tokenizer import (
     train_tokenizer,
 )
 from longspan.errors import ConfigError, DataError, StorageError
+from tests.corpus.conftest import Prepared, sentences
 
 
 @pytest.fixture(scope="module")

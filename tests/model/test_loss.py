@@ -54,7 +54,7 @@ def value_and_gradients(network: nn.Module, loss: Tensor) -> tuple[Tensor, dict[
     seed=st.integers(0, 2**16),
     masked=st.sampled_from([0.0, 0.5, 0.95]),
 )
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=40)
 def test_equals_cross_entropy_on_all_logits(network: Any, chunk: int, seed: int, masked: float) -> None:
     tensors = batch(seed, masked)
     loss, gradients = value_and_gradients(network, CausalLMLoss(network, chunk)(*tensors, DOCUMENTS))

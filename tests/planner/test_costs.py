@@ -4,10 +4,10 @@ import dataclasses
 from typing import Any
 
 import pytest
-from tests.tiny import FAMILIES, tiny_config
 
 from longspan.errors import ConfigError
 from longspan.planner.costs import count_parameters, flops_per_token, gpu_hours, memory_per_gpu, model_sizes
+from tests.tiny import FAMILIES, tiny_config
 
 LLAMA3_8B = {
     "model_type": "llama",

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from tests.tiny import SIZES, tiny_recipe
 
 from longspan.config.recipe import Recipe
 from longspan.planner.describe import describe_plan
@@ -15,6 +14,7 @@ from longspan.planner.render import render
 from longspan.positions import LongRecipe, sample_positions
 from longspan.rope import RopeSettings
 from longspan.sampling.plan import Plan, build_plan
+from tests.tiny import SIZES, tiny_recipe
 
 SOURCE_ID = np.repeat(np.arange(3, dtype=np.int16), [40, 25, 10])
 LENGTH = np.random.default_rng(5).integers(1, 200, size=75).astype(np.int32)

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.s3 import Fault, FaultProxy
 
 from longspan import storage
 from longspan.errors import StorageError
 from longspan.storage import NotFoundError, join
+from tests.s3 import Fault, FaultProxy
 
 _TABLE = pa.table({"ids": np.arange(50_000), "other": np.random.default_rng(0).random(50_000)})
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.s3 import Fault, FaultProxy
 
 from longspan import storage
 from longspan.errors import StorageError
 from longspan.storage import RetryPolicy, join, use_policy
+from tests.s3 import Fault, FaultProxy
 
 _DATA = os.urandom(100_000)
 _ANY_KIND = ("500", "503", "reset", "lost")

@@ -2,7 +2,7 @@
 
 A step's files are written first, COMMIT.json last as one atomic put and deleted first; `latest` files are neither
 written nor read (DeepSpeed names its latest step before all ranks have written it). A step counts if its record parses,
-belongs to this run, and every file it lists is there with the right size; digests are checked before anything is loaded.
+belongs to this run, and every file it lists is there with the right size; digests are checked before any loading.
 """
 
 import json

@@ -49,7 +49,9 @@ class Model(Section):
 
 class Rope(Section):
     type: Literal["keep", "theta", "ntk", "dynamic_ntk", "linear", "yarn", "llama3"] = "keep"
-    """`keep` the model's; `theta` sets the base; `ntk`, `dynamic_ntk` compute it for `data.target_length`; others scale."""
+    """`keep` the model's; `theta` sets the base; `ntk`, `dynamic_ntk` compute it for `data.target_length`; others
+    scale.
+    """
     theta: PositiveFloat | None = None
     """rope_theta: required by `theta`; the others start from it when given, else from the model's own."""
     factor: Annotated[float, Field(ge=1, allow_inf_nan=False), NUMBER] | None = None

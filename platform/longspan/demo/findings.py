@@ -40,7 +40,7 @@ def summarise(
 
     models = {name: _model(evaluations[name], summaries.get(name), name) for name in TITLES}
     checks = _checks(models)
-    summary = {
+    summary: dict[str, Any] = {
         "kind": "demo",
         "name": "longspan demo",
         "window": settings.WINDOW,

@@ -126,5 +126,7 @@ def evaluate_untrained(base: Recipe, extended: Recipe, name: str) -> dict[str, A
     if name != "base":
         config = storage.read_json(f"{checkpoint}/config.json")
         head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        rope = resolve_rope(from_hf(config), Rope(type=name), head_dim, settings.WINDOW, settings.TARGET)
+        rope = resolve_rope(
+            from_hf(config), Rope.model_validate({"type": name}), head_dim, settings.WINDOW, settings.TARGET
+        )
     return evaluate_model(checkpoint, extended.data.manifest, replace(settings_of(extended), rope=rope))

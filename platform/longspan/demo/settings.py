@@ -1,7 +1,7 @@
 """What the demonstration trains and on what: one corpus, one tiny model, four recipes. Plain values, nothing runs here.
 
-The tiny model and the retrieval task are those in which extension shows within CPU minutes; every recipe is written to the output
-directory and can be run again by itself with `longspan train`.
+The tiny model and the retrieval task are those in which extension shows within CPU minutes; every recipe is written to
+the output directory and can be run again by itself with `longspan train`.
 """
 
 import hashlib
@@ -53,7 +53,9 @@ def library_files() -> tuple[list[str], list[str]]:
     """Modules of Python's standard library to train on and to hold out, in an order that their names decide."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(folder.glob("*.py"), key=lambda path: hashlib.sha256(path.name.encode()).digest())
-    held_out, train, budgets = [], [], [HELD_OUT_BYTES, TRAIN_BYTES]
+    held_out: list[str] = []
+    train: list[str] = []
+    budgets = [HELD_OUT_BYTES, TRAIN_BYTES]
     for path in files:
         place = 0 if budgets[0] > 0 else 1
         if budgets[place] <= 0:
@@ -125,7 +127,9 @@ def base_recipe(output: str, seed: int) -> Recipe:
 
 
 def extension_recipe(output: str, seed: int, name: str) -> Recipe:
-    """`longrecipe`, `no-gaps` (the same samples at ordinary positions) or `full-length` (equal compute at 1,024 tokens)."""
+    """`longrecipe`, `no-gaps` (the same samples at ordinary positions) or `full-length` (equal compute at 1,024
+    tokens).
+    """
     full = name == "full-length"
     values = _recipe(output, name, seed) | {
         "model": {"path": f"{output}/base/checkpoint", "dtype": "float32", "gradient_checkpointing": False},

@@ -9,7 +9,9 @@ from longspan.feed.source import FeedSpec, group_indices, open_source
 
 
 def local_feed(spec: FeedSpec, first_step: int, num_steps: int, prefetch: int) -> Iterator[MicroBatch]:
-    """Micro-batches of steps [first_step, num_steps) in order; what was made ahead is dropped when the iterator is closed."""
+    """Micro-batches of steps [first_step, num_steps) in order; what was made ahead is dropped when the iterator is
+    closed.
+    """
     source = open_source(spec)
     indices = (index for step in range(first_step, num_steps) for index in group_indices(spec, step, 0, 1))
     if prefetch == 0:

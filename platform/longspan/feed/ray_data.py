@@ -1,8 +1,9 @@
 """The feed on Ray Data: indices stream in, workers make micro-batches, each data-parallel group gets its own, in order.
 
-Ray Train's default hands every worker other rows and drops some to even them out. Here all ranks of a sequence-parallel group are
-given the same stream; only the group's first rank reads it and passes each micro-batch on (`train.exchange`), so nothing is read
-twice. A restarted worker group starts at the step of the newest checkpoint: the stream is built anew from that index.
+Ray Train's default hands every worker other rows and drops some to even them out. Here all ranks of a sequence-parallel
+group are given the same stream; only the group's first rank reads it and passes each micro-batch on (`train.exchange`),
+so nothing is read twice. A restarted worker group starts at the step of the newest checkpoint: the stream is built anew
+from that index.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,10 +35,11 @@ _BATCHES_PER_TASK = 16
 def make_table(indices: list[int], spec: FeedSpec) -> pa.Table:
     """Micro-batches `indices`, one row each. Runs on Ray Data's workers.
 
-    What is wrong with the data travels as a row with `error`: raised here, Ray Data would try it again and wrap it until the
-    cause is hard to find.
+    What is wrong with the data travels as a row with `error`: raised here, Ray Data would try it again and wrap it
+    until the cause is hard to find.
     """
-    batches, errors = [], []
+    batches: list[MicroBatch] = []
+    errors: list[str | None] = []
     for index in indices:
         try:
             batches.append(open_source(spec).micro_batch(index))
@@ -82,7 +84,9 @@ def group_dataset(spec: FeedSpec, first_step: int, num_steps: int, group: int, g
 
 
 class SequenceParallelDataConfig(DataConfig):
-    """Gives rank r the stream of data-parallel group r // sequence_parallel, from the first step that is not yet trained."""
+    """Gives rank r the stream of data-parallel group r // sequence_parallel, from the first step that is not yet
+    trained.
+    """
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ class Source:
         manifest = load_manifest(spec.manifest_uri)
         if manifest.fingerprint != spec.manifest_fingerprint:
             raise DataError(
-                f"{spec.manifest_uri}: the corpus has changed since the run's plan was made; give the run another output"
+                f"{spec.manifest_uri}: the corpus has changed since the plan was made; give the run another output"
             )
         self._reader = ShardReader(spec.manifest_uri, manifest)
         self._settings = BatchSettings(

@@ -85,8 +85,8 @@ def check_resources(recipe: Recipe) -> None:
     needed = parallel.num_workers * parallel.cpus_per_worker + parallel.feed_workers
     if cpus < needed:
         raise LaunchError(
-            f"parallel: {parallel.num_workers} workers x {parallel.cpus_per_worker:g} CPUs + {parallel.feed_workers} for"
-            f" the feed = {needed:g} CPU slots, the cluster has {cpus:g}; lower parallel.cpus_per_worker (it may be a"
+            f"parallel: {parallel.num_workers} workers x {parallel.cpus_per_worker:g} CPUs + {parallel.feed_workers}"
+            f" for the feed = {needed:g} CPU slots, the cluster has {cpus:g}; lower parallel.cpus_per_worker (it may be a"
             " fraction) or parallel.num_workers"
         )
 

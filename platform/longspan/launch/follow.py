@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from longspan import storage
 from longspan.config.recipe import Recipe
@@ -15,7 +16,7 @@ _INTERVAL_S = 0.5
 
 @contextmanager
 def follow_metrics(recipe: Recipe, enabled: bool) -> Iterator[None]:
-    """Show the run's progress while the block runs. Where the run directory is an object store, rank 0 prints instead."""
+    """Show the run's progress while the block runs; on an object store nothing is shown here, rank 0 prints."""
     if not enabled or storage.is_remote(recipe.run_uri):
         yield
         return
@@ -43,7 +44,7 @@ def _follow(path: Path, recipe: Recipe, stop: threading.Event) -> None:
                 return
 
 
-def _last_line(path: Path) -> dict[str, float]:
+def _last_line(path: Path) -> dict[str, Any]:
     """Newest whole line; empty before there is one."""
     try:
         with path.open("rb") as handle:

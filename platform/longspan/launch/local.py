@@ -42,7 +42,9 @@ def run_local(recipe: Recipe, show_progress: bool = True) -> Trained:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that holds the first SIGINT or SIGTERM once it came; the second acts as usual. Main thread only, else empty."""
+    """A list that holds the first SIGINT or SIGTERM once it came; the second acts as usual. Main thread only, else
+    empty.
+    """
     seen: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -58,5 +60,5 @@ def stop_signals() -> Iterator[list[int]]:
     try:
         yield seen
     finally:
-        for number, action in before.items():
-            signal.signal(number, action)
+        for caught, action in before.items():
+            signal.signal(caught, action)

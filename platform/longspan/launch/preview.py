@@ -66,13 +66,10 @@ def _plots(recipe: Recipe, description: dict[str, Any], samples: list[tuple[Any,
     with tempfile.TemporaryDirectory() as directory:
         coverage, mix = Path(directory, "position_coverage.png"), Path(directory, "length_mix.png")
         position_coverage(edges.tolist(), shares.tolist(), target, coverage, "relative distance")
-        sides = ("share_before", "share_after")
-        length_mix(
-            *(
-                {name: bucket[side] for name, bucket in zip(labels, description["lengths"], strict=True)}
-                for side in sides
-            ),
-            mix,
+        before, after = (
+            {name: bucket[side] for name, bucket in zip(labels, description["lengths"], strict=True)}
+            for side in ("share_before", "share_after")
         )
+        length_mix(before, after, mix)
         for path in (coverage, mix):
             storage.upload_file(str(path), storage.join(recipe.run_uri, "plots", path.name))

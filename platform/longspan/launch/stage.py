@@ -1,4 +1,6 @@
-"""Before anything is spent: the recipe is checked against model, manifest and run directory, and the sample plan is written."""
+"""Before anything is spent: the recipe is checked against model, manifest and run directory, and the sample plan is
+written.
+"""
 
 import logging
 from typing import Any
@@ -33,8 +35,8 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
     manifest = load_manifest(recipe.data.manifest)
     if manifest.tokenizer.vocab_size > config.vocab_size:
         raise ConfigError(
-            f"data.manifest: its tokenizer has {manifest.tokenizer.vocab_size} tokens, the model's vocabulary {config.vocab_size};"
-            " prepare the corpus with the model's own tokenizer"
+            f"data.manifest: its tokenizer has {manifest.tokenizer.vocab_size} tokens, the model's vocabulary"
+            f" {config.vocab_size}; prepare the corpus with the model's own tokenizer"
         )
     for number, phase in enumerate(recipe.data.mix):
         for name in phase.weights:
@@ -56,8 +58,8 @@ def _warn_of_base(settings: RopeSettings, recipe: Recipe, dimensions: int) -> No
     distance = first_negative_distance(settings.rope_theta, recipe.data.target_length, dimensions)
     if distance is not None:
         _logger.warning(
-            "rope: with rope_theta %s a token %s tokens back scores below a random one on average, inside the target window"
-            " of %s (arXiv 2405.14591); a larger base, for example %s, would not",
+            "rope: with rope_theta %s a token %s tokens back scores below a random one on average, inside the target"
+            " window of %s (arXiv 2405.14591); a larger base, for example %s, would not",
             f"{settings.rope_theta:,.0f}",
             f"{distance:,}",
             f"{recipe.data.target_length:,}",
@@ -83,7 +85,8 @@ def make_plan(recipe: Recipe, manifest: Manifest) -> Plan:
 
 
 def stage_run(recipe: Recipe) -> None:
-    """Make the run directory: recipe.yaml (resolved) and plan.parquet. Does nothing where the same recipe has been staged.
+    """Make the run directory: recipe.yaml (resolved) and plan.parquet. Does nothing where the same recipe has been
+    staged.
 
     Raises:
         ConfigError: the directory holds a run of another recipe; see also `check_recipe`.

@@ -1,8 +1,8 @@
 """Attention whose mask comes from document boundaries only; positions go to the rotary embedding and nowhere else.
 
-transformers infers packed documents from gaps in `position_ids` and so cuts a sample with skipped positions into pieces that never
-see each other. This function is registered as `attn_implementation="longspan"` together with a mask function that makes none, and
-reads the boundaries from one forward keyword, `documents`.
+transformers infers packed documents from gaps in `position_ids` and so cuts a sample with skipped positions into pieces
+that never see each other. This function is registered as `attn_implementation="longspan"` together with a mask function
+that makes none, and reads the boundaries from one forward keyword, `documents`.
 """
 
 import importlib.util
@@ -29,8 +29,8 @@ class SequenceParallelAttention(Protocol):
 class Documents:
     """Boundaries of the documents packed in one row of tokens, and how attention over them is computed.
 
-    `cu_seqlens` is (0, end of document 1, end of document 2, ...), in tokens of the whole row even where ranks hold slices of it;
-    it is kept on the host so that no layer waits for the device.
+    `cu_seqlens` is (0, end of document 1, end of document 2, ...), in tokens of the whole row even where ranks hold
+    slices of it; it is kept on the host so that no layer waits for the device.
     """
 
     cu_seqlens: tuple[int, ...]
@@ -47,7 +47,9 @@ class Documents:
         return tuple(end - start for start, end in zip(self.cu_seqlens, self.cu_seqlens[1:], strict=False))
 
     def on(self, device: torch.device) -> "Documents":
-        """The same with int32 cu_seqlens on `device` for the varlen kernels (nothing to do for a single document or a CPU)."""
+        """The same with int32 cu_seqlens on `device` for the varlen kernels (nothing to do for a single document or a
+        CPU).
+        """
         if device.type == "cpu" or len(self.cu_seqlens) == 2:
             return self
         return replace(self, device_cu_seqlens=torch.tensor(self.cu_seqlens, dtype=torch.int32, device=device))
@@ -76,7 +78,7 @@ def longspan_attention(
     Args:
         query: [batch, heads, tokens, head_dim]; key and value: [batch, kv_heads, kv_tokens, head_dim].
         attention_mask: must be None: structure comes from `documents` alone.
-        documents: boundaries of the single row; None means that every batch row is one document (evaluation, generation).
+        documents: boundaries of the single row; None: every batch row is one document (evaluation, generation).
 
     Returns:
         [batch, tokens, heads, head_dim] and None (no attention weights).
@@ -141,16 +143,21 @@ def _varlen_layout(tensor: Tensor) -> Tensor:
 def _torch_varlen(query: Tensor, key: Tensor, value: Tensor, documents: Documents, scale: float) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
+    cu_seqlens, longest = documents.device_cu_seqlens, max(documents.lengths)
+    assert cu_seqlens is not None
     out = varlen_attn(
-        *(_varlen_layout(tensor) for tensor in (query, key, value)),
-        documents.device_cu_seqlens,
-        documents.device_cu_seqlens,
-        max(documents.lengths),
-        max(documents.lengths),
+        _varlen_layout(query),
+        _varlen_layout(key),
+        _varlen_layout(value),
+        cu_seqlens,
+        cu_seqlens,
+        longest,
+        longest,
         scale=scale,
         window_size=(-1, 0),
         enable_gqa=True,
     )
+    assert isinstance(out, Tensor)
     return out.unsqueeze(0)
 
 

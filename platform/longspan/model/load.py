@@ -1,7 +1,7 @@
 """A Hugging Face causal LM opened for training: families checked, RoPE set and asserted, our attention put in.
 
-transformers 5 ignores `rope_theta=` without a word, and fills keys left out of `rope_parameters` with wrong values, so the complete
-dictionary is written into the config and the frequencies of the built model are compared with our own.
+transformers 5 ignores `rope_theta=` without a word, and fills keys left out of `rope_parameters` with wrong values, so
+the complete dictionary is written into the config and the frequencies of the built model are compared with our own.
 """
 
 from typing import Any
@@ -37,8 +37,8 @@ def read_config(model: Model) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"model.path: cannot read a model config at '{model.path}' ({reason}); give a directory with config.json or a"
-            " hub name that can be reached"
+            f"model.path: cannot read a model config at '{model.path}' ({reason}); give a directory with config.json or"
+            " a hub name that can be reached"
         ) from None
     if config.model_type not in FAMILIES:
         raise ConfigError(
@@ -46,13 +46,13 @@ def read_config(model: Model) -> Any:
         )
     if getattr(config, "attention_dropout", 0.0):
         raise ConfigError(
-            f"model.path: '{model.path}' has attention_dropout {config.attention_dropout}; set it to 0 in its config.json"
+            f"model.path: '{model.path}' has attention_dropout {config.attention_dropout}; set it to 0 in config.json"
         )
     if getattr(config, "sliding_window", None) is not None:
         if not model.drop_sliding_window:
             raise ConfigError(
-                f"model.path: '{model.path}' attends in a sliding window of {config.sliding_window} tokens, so it cannot"
-                " see further; set model.drop_sliding_window: true to train it with full attention"
+                f"model.path: '{model.path}' attends in a sliding window of {config.sliding_window} tokens, so it"
+                " cannot see further; set model.drop_sliding_window: true to train it with full attention"
             )
         config.sliding_window = None
         if getattr(config, "layer_types", None):
@@ -175,7 +175,7 @@ def rotary_modules(network: nn.Module) -> list[nn.Module]:
 
 
 def assert_rope(network: nn.Module, settings: RopeSettings) -> None:
-    """Raises ConfigError unless every rotary module holds float32 frequencies equal to `settings`' own (relative 1e-5)."""
+    """Raises ConfigError unless every rotary module holds the float32 frequencies of `settings` (relative 1e-5)."""
     config: Any = network.config
     expected = inv_freq(settings, head_dim(config))
     modules = rotary_modules(network)

@@ -15,8 +15,8 @@ IGNORE = -100
 class CausalLMLoss(nn.Module):
     """A causal LM whose forward returns sum_i w_i * CE_i over the targets of this rank's tokens (float32 scalar).
 
-    The caller divides by the sum of weights of the whole global batch, once (LongAlign 2401.18058 and reliability.md: a mean per
-    rank is wrong as soon as ranks hold unequal numbers of targets).
+    The caller divides by the sum of weights of the whole global batch, once (LongAlign 2401.18058 and reliability.md: a
+    mean per rank is wrong as soon as ranks hold unequal numbers of targets).
     """
 
     def __init__(self, model: nn.Module, loss_chunk: int) -> None:
@@ -34,7 +34,7 @@ class CausalLMLoss(nn.Module):
     def forward(
         self, input_ids: Tensor, positions: Tensor, labels: Tensor, loss_weight: Tensor, documents: Documents
     ) -> Tensor:
-        """All tensors [1, tokens]; labels are already shifted: labels[i] is the token after i, or -100 for no target."""
+        """All tensors [1, tokens]; labels are shifted already: labels[i] is the token after i, -100 for none."""
         hidden = self.hidden_states(input_ids, positions, documents)[0]
         head = self.model.get_output_embeddings()  # type: ignore[operator]
         total = hidden.new_zeros((), dtype=torch.float32)

@@ -1,7 +1,8 @@
 """Start-up proof that attention follows the document boundaries and nothing else.
 
-A token before a gap in the positions must reach the last token of its document; a token of another document must not, bit for bit.
-The library's own mask fails the first half without any error, which is why every run checks before it spends anything.
+A token before a gap in the positions must reach the last token of its document; a token of another document must not,
+bit for bit. The library's own mask fails the first half without any error, which is why every run checks before it
+spends anything.
 """
 
 import torch
@@ -16,10 +17,12 @@ from longspan.model.loss import CausalLMLoss
 def boundary_probe(
     forward: CausalLMLoss, documents: Documents, vocab_size: int, device: torch.device, ranks: int = 1, rank: int = 0
 ) -> tuple[float, float]:
-    """Largest change of the last token's hidden state when a token changes (across a gap in its document, in another document).
+    """Largest change of the last token's hidden state when a token changes (across a gap in its document, in another
+    document).
 
-    Runs the model as it stands (training mode, checkpointing, sequence parallelism). `documents` carries kernel and sequence
-    parallelism; its boundaries are replaced by the probe's own. Every rank of the sequence-parallel group must call it.
+    Runs the model as it stands (training mode, checkpointing, sequence parallelism). `documents` carries kernel and
+    sequence parallelism; its boundaries are replaced by the probe's own. Every rank of the sequence-parallel group must
+    call it.
     """
     length = 16 * ranks
     first, second = length // 4, length

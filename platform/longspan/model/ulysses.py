@@ -1,7 +1,8 @@
-"""DeepSpeed's Ulysses attention around ours: ranks hold slices of the sequence, and exchange them for slices of the heads.
+"""DeepSpeed's Ulysses attention around ours: ranks hold slices of the sequence, and exchange them for slices of the
+heads.
 
-Its own handling of packed documents (every mask dropped, boundaries guessed from position ids) never comes into play: between the
-two all-to-alls it calls `document_attention`, which reads the boundaries of the whole row.
+Its own handling of packed documents (every mask dropped, boundaries guessed from position ids) never comes into play:
+between the two all-to-alls it calls `document_attention`, which reads the boundaries of the whole row.
 """
 
 from typing import Any
@@ -33,8 +34,8 @@ class UlyssesAttention:
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, documents: Documents, scaling: float
     ) -> Tensor:
         """[1, heads, tokens / ranks, head_dim] of this rank to [1, tokens / ranks, heads, head_dim]."""
-        # Ulysses gathers position_ids in every layer for kernels that read boundaries from them. Ours does not: one number
-        # keeps that collective small.
+        # Ulysses gathers position_ids in every layer for kernels that read boundaries from them. Ours does not: one
+        # number keeps that collective small.
         placeholder = torch.zeros(1, 1, dtype=torch.int32, device=query.device)
         out, _ = self._ulysses(
             module, query, key, value, None, position_ids=placeholder, documents=documents, scaling=scaling

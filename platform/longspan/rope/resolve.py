@@ -1,6 +1,7 @@
 """From a recipe's `rope:` section and a model's own settings to the settings of the run.
 
-The recipe names a formula; what it leaves out comes from the model (base, original window) and the target length (factor).
+The recipe names a formula; what it leaves out comes from the model (base, original window) and the target length
+(factor).
 """
 
 from longspan.config.recipe import Rope
@@ -22,7 +23,7 @@ def resolve_rope(
         target_length: the window to reach, in tokens.
 
     Raises:
-        ConfigError: a type that starts from plain RoPE is asked for, but the model is already scaled; values that do not fit.
+        ConfigError: a type that starts from plain RoPE is asked for, but the model is already scaled.
     """
     if rope.type == "keep":
         return base

@@ -16,7 +16,6 @@ from longspan.config.recipe import Recipe
 from longspan.errors import LaunchError, LongspanError
 from longspan.sweep.space import Choice, Sweep, load_sweep, metric_of, trial_recipe
 
-
 _DRIVER_CPUS = 0.01
 """A trial only waits for its Ray Train run; Tune wants it to ask for something."""
 
@@ -28,7 +27,8 @@ def run_sweep_file(path: str, overrides: list[str], output: str | None) -> Any:
 
 
 def run_sweep(sweep: Sweep, base: Recipe) -> list[dict[str, Any]]:
-    """All trials, best first: {"name", "params", "metric", "error", "rope_theta", "output"}; also as OUTPUT/trials.json.
+    """All trials, best first: {"name", "params", "metric", "error", "rope_theta", "output"}; also as
+    OUTPUT/trials.json.
 
     OUTPUT/best.yaml is the recipe of the best trial, OUTPUT/sweep.png the trials as parallel coordinates.
 
@@ -58,7 +58,8 @@ def run_sweep(sweep: Sweep, base: Recipe) -> list[dict[str, Any]]:
             run_config=tune.RunConfig(name=sweep.name, storage_path=directory, verbose=0),
         ).fit()
         errors = [str(error).strip().splitlines()[-1] for error in results.errors]
-        rows = [dict(result.metrics["trial"]) for result in results if result.metrics and "trial" in result.metrics]
+        metrics = [results[number].metrics or {} for number in range(len(results))]
+    rows = [dict(found["trial"]) for found in metrics if "trial" in found]
     sign = -1.0 if sweep.mode == "max" else 1.0
     finished = sorted((row for row in rows if row["metric"] is not None), key=lambda row: sign * row["metric"])
     failed = [row for row in rows if row["metric"] is None]

@@ -1,8 +1,9 @@
 """The DeepSpeed engine: ZeRO over all ranks, AdamW with float32 masters.
 
-DeepSpeed is not told of the sequence-parallel groups: to it every rank is a data-parallel one, and it divides gradients by the number
-of ranks under every ZeRO stage. Told of them (`mpu`), 0.19.8 divides by another number under ZeRO-3 than under ZeRO-1 and 2, so that
-gradients come out smaller by the sequence-parallel degree and clipping acts on the wrong norm.
+DeepSpeed is not told of the sequence-parallel groups: to it every rank is a data-parallel one, and it divides gradients
+by the number of ranks under every ZeRO stage. Told of them (`mpu`), 0.19.8 divides by another number under ZeRO-3 than
+under ZeRO-1 and 2, so that gradients come out smaller by the sequence-parallel degree and clipping acts on the wrong
+norm.
 """
 
 from typing import Any

@@ -26,7 +26,9 @@ class RankBatch:
 
 
 def share(batch: MicroBatch | None, world: World, documents: Documents) -> RankBatch:
-    """This rank's slice. `batch` is None on ranks that do not read; `documents` carries kernel and sequence parallelism."""
+    """This rank's slice. `batch` is None on ranks that do not read; `documents` carries kernel and sequence
+    parallelism.
+    """
     if world.topology.sequence_parallel > 1:
         batch = _broadcast(batch, world)
     assert batch is not None

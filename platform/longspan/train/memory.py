@@ -1,4 +1,6 @@
-"""Keep freed memory in the process: on a CPU, page faults of tensors handed back and asked for again dominate a small step."""
+"""Keep freed memory in the process: on a CPU, page faults of tensors handed back and asked for again dominate a small
+step.
+"""
 
 import ctypes
 import sys
@@ -9,7 +11,9 @@ _LARGEST_MMAP_THRESHOLD = 32 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Raise glibc's thresholds (mallopt); measured 1.8 times faster steps of the tiny model. False where there is no glibc."""
+    """Raise glibc's thresholds (mallopt); measured 1.8 times faster steps of the tiny model. False where there is no
+    glibc.
+    """
     if not sys.platform.startswith("linux"):
         return False
     try:

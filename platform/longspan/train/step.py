@@ -49,8 +49,8 @@ def train_step(engine: Any, batches: list[RankBatch], world: World, step: int, l
 def accumulate(engine: Any, batches: list[RankBatch], world: World, step: int) -> tuple[float, int, float]:
     """Gradients of the global batch, reduced over the ranks; returns loss, targets and highest position of it.
 
-    The gradient is the derivative of (sum of w * CE over the global batch) / (sum of w over the global batch): DeepSpeed divides
-    by the number of ranks and by the accumulation steps, so both are put back here.
+    The gradient is the derivative of (sum of w * CE over the global batch) / (sum of w over the global batch):
+    DeepSpeed divides by the number of ranks and by the accumulation steps, so both are put back here.
     """
     totals = _gather(_statistics(batches), world)
     weight = totals[:, 0].sum().item()

@@ -1,4 +1,4 @@
-"""This process among the workers: its place in the layout, its device, and the groups that DeepSpeed and Ulysses use."""
+"""This process among the workers: its place in the layout, its device, and the group it shares samples with."""
 
 import os
 from dataclasses import dataclass
