@@ -263,7 +263,7 @@ def test_a_path_without_a_config_is_refused(tmp_path: Path, content: str | None)
 
 def test_attention_dropout_is_refused(tmp_path: Path) -> None:
     path = tiny_model_directory(tmp_path, attention_dropout=0.1)
-    with pytest.raises(ConfigError, match=r"has attention_dropout 0.1; set it to 0 in its config.json"):
+    with pytest.raises(ConfigError, match=r"has attention_dropout 0.1; set it to 0 in "):
         read_config(settings_for(path))
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from longspan.demo.findings import summarise
 from longspan.errors import LongspanError
 
 CONTROLS = ("no-gaps", "full-length")
+_CPU_SLOTS = 3
+"""Two training workers and the feed; the controls after them take two."""
 
 
 class Stages:
@@ -49,6 +52,10 @@ def run_demo(output: str, seed: int = 0) -> dict[str, Any]:
     output = str(Path(output))
     started = time.perf_counter()
     stages = Stages()
+    # Ray's start is waiting and one core's work; corpus and base are another's. The pool must outlive the cluster: Ray's
+    # processes are told to die with the thread that started them.
+    pool = ThreadPoolExecutor(1)
+    cluster = pool.submit(start_cluster, _CPU_SLOTS, quiet=True)
     with stages.stage("corpus: the standard library's source and retrieval tasks, tokenised"):
         corpus = settings.corpus(output, seed)
         manifest = prepare(corpus, print)
@@ -59,16 +66,12 @@ def run_demo(output: str, seed: int = 0) -> dict[str, Any]:
     for recipe in (base, extended, *controls):
         storage.write_text(f"{output}/recipes/{recipe.name}.yaml", to_yaml(recipe))
 
-    with stages.stage(f"base: a tiny Llama trained at {settings.WINDOW} tokens, in this process"):
-        train(base)
-    with stages.stage("ray: a cluster of this machine"):
-        started_here = not ray.is_initialized()
-        if started_here:
-            start_cluster(extended.parallel.num_workers + extended.parallel.feed_workers, quiet=True)
     try:
-        with stages.stage(
-            "longrecipe: 307-token samples at positions up to 1,024; Ray Train, 2 workers share each sample"
-        ):
+        with stages.stage(f"base: a tiny Llama trained at {settings.WINDOW} tokens, in this process"):
+            train(base)
+        with stages.stage("ray: what is left of starting a cluster of this machine"):
+            cluster.result()
+        with stages.stage("longrecipe: positions up to 1,024 on 307-token samples; Ray Train, 2 workers a sample"):
             summaries = {"longrecipe": train(extended)}
         with stages.stage("controls: trained side by side, and the base with NTK and YaRN alone"):
             tasks = {recipe.name: _train_task().remote(recipe) for recipe in controls}
@@ -76,8 +79,8 @@ def run_demo(output: str, seed: int = 0) -> dict[str, Any]:
             summaries |= {name: ray.get(task) for name, task in tasks.items()}
             evaluations = {name: ray.get(task) for name, task in untrained.items()}
     finally:
-        if started_here:
-            ray.shutdown()
+        ray.shutdown()
+        pool.shutdown()
     evaluations |= {name: summary["evaluation"] for name, summary in summaries.items()}
     with stages.stage("report"):
         return summarise(output, evaluations, summaries, stages.seconds, started)

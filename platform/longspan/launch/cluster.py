@@ -58,6 +58,8 @@ def start_cluster(cpus: float, quiet: bool = False) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
     slots = max(math.ceil(cpus), os.cpu_count() or 1)
     ray.init(
+        # "local" always starts one; without it Ray would join any cluster that runs on this machine.
+        address="local",
         num_cpus=slots,
         include_dashboard=False,
         logging_level=logging.ERROR if quiet else logging.WARNING,
@@ -86,8 +88,8 @@ def check_resources(recipe: Recipe) -> None:
     if cpus < needed:
         raise LaunchError(
             f"parallel: {parallel.num_workers} workers x {parallel.cpus_per_worker:g} CPUs + {parallel.feed_workers}"
-            f" for the feed = {needed:g} CPU slots, the cluster has {cpus:g}; lower parallel.cpus_per_worker (it may be a"
-            " fraction) or parallel.num_workers"
+            f" for the feed = {needed:g} CPU slots, the cluster has {cpus:g}; lower parallel.cpus_per_worker (it may"
+            " be a fraction) or parallel.num_workers"
         )
 
 

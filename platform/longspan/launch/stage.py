@@ -10,7 +10,7 @@ from longspan.checkpoint.commit import newest_commit
 from longspan.config.load import fingerprint, parse, to_yaml
 from longspan.config.recipe import Recipe
 from longspan.corpus.index import document_index
-from longspan.corpus.manifest import Manifest, load_manifest
+from longspan.corpus.manifest import MANIFEST_FILE, Manifest, load_manifest
 from longspan.corpus.plan_table import read_plan_metadata, write_plan
 from longspan.errors import ConfigError, DataError, StorageError
 from longspan.feed.source import PLAN_FILE
@@ -32,6 +32,11 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
     config = read_config(recipe.model)
     check_attention_heads(config.num_attention_heads, config.num_key_value_heads, recipe.parallel.sequence_parallel)
     settings = extend_config(config, recipe.rope, recipe.data.target_length)
+    if not storage.exists(storage.join(recipe.data.manifest, MANIFEST_FILE)):
+        raise ConfigError(
+            f"data.manifest: no finished corpus at '{recipe.data.manifest}'; give the directory that `longspan prepare`"
+            " wrote, or run it first"
+        )
     manifest = load_manifest(recipe.data.manifest)
     if manifest.tokenizer.vocab_size > config.vocab_size:
         raise ConfigError(

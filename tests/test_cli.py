@@ -1,0 +1,238 @@
+"""The command line: `--help` costs nothing, a mistake is one line on stderr with exit code 2, and no traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from longspan.cli import app
+from longspan.config.corpus import Corpus
+from longspan.config.load import load_recipe, parse, to_yaml
+from longspan.config.recipe import Recipe
+from longspan.corpus.prepare import prepare
+from tests.tiny import tiny_model_directory, tiny_recipe
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "ray", "transformers", "deepspeed", "pyarrow", "matplotlib", "s3fs", "wandb", "numpy")
+COMMANDS = {
+    (): "Extend the context window",
+    ("demo",): "Extend a tiny model",
+    ("prepare",): "Tokenise a corpus",
+    ("plan",): "Say what a recipe will do and cost",
+    ("train",): "Train a recipe",
+    ("evaluate",): "Needle grid and loss by position",
+    ("merge",): "Average two checkpoints",
+    ("sweep",): "Search recipe values",
+    ("report",): "report.html",
+    ("recipe",): "Look at recipes",
+    ("recipe", "show"): "every default written out",
+    ("recipe", "schema"): "JSON schema",
+}
+
+
+def longspan(*arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+    """The program as a user starts it, in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "platform"), "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "longspan.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def assert_refused(ended: "subprocess.CompletedProcess[str]", *parts: str, code: int = 2) -> None:
+    """Exit code `code`, nothing on stdout, one line on stderr that holds `parts`."""
+    lines = ended.stderr.splitlines()
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("longspan: ")
+    for part in parts:
+        assert part in lines[0]
+    assert ended.returncode == code
+    assert ended.stdout == ""
+
+
+def test_help_of_every_command_loads_nothing_heavy() -> None:
+    """One process asks all of them, and says which modules it has then."""
+    code = f"""
+import sys
+from longspan.cli import app
+for words in {[list(words) for words in COMMANDS]!r}:
+    try:
+        app([*words, "--help"])
+    except SystemExit as ended:
+        assert ended.code == 0, words
+    print("=====")
+print(sorted(set({HEAVY!r}) & set(sys.modules)))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "platform"), "COLUMNS": "200"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    *helps, loaded = ended.stdout.split("=====\n")
+    assert loaded.strip() == "[]"
+    for (words, text), shown in zip(COMMANDS.items(), helps, strict=True):
+        assert text in shown, words
+        assert f"Usage: longspan {' '.join(words)}".rstrip() in shown
+
+
+def test_every_command_is_asked_for_help() -> None:
+    """So that a new command is held to it as well."""
+    import typer.main
+
+    group = typer.main.get_command(app)
+    names = {(name,) for name in group.commands}  # type: ignore[attr-defined]
+    inner = {("recipe", name) for name in group.commands["recipe"].commands}  # type: ignore[attr-defined]
+    assert {(), *names, *inner} == set(COMMANDS)
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    ended = CliRunner().invoke(app, [])
+    assert ended.exit_code == 2
+    assert "Usage:" in ended.output
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two models, a corpus, and a recipe.yaml that fits them."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "text").mkdir()
+    (folder / "text" / "a.txt").write_text("".join(f"line {n}: the {n * 7 % 13} grey geese.\n" for n in range(200)))
+    values = {
+        "output": "data",
+        "tokenizer": {"train_vocab_size": 300},
+        "sources": [{"type": "text", "name": "text", "paths": ["text"]}],
+    }
+    (folder / "corpus.yaml").write_text(yaml.safe_dump(values))
+    absolute = {**values, "output": str(folder / "data")}
+    absolute["sources"] = [{"type": "text", "name": "text", "paths": [str(folder / "text")]}]
+    prepare(parse(Corpus, absolute, "test corpus"))
+    tiny_model_directory(folder / "model", vocab_size=320)
+    tiny_model_directory(
+        folder / "other", vocab_size=320, seed=1, rope_parameters={"rope_type": "default", "rope_theta": 9e5}
+    )
+    recipe = tiny_recipe("model", "data", output="run")
+    (folder / "recipe.yaml").write_text(to_yaml(recipe))
+    return folder
+
+
+def test_a_wrong_recipe_is_refused(material: Path) -> None:
+    for command in ("train", "plan"):
+        ended = longspan(command, "recipe.yaml", "--set", "train.stepz=3", cwd=material)
+        assert_refused(ended, "recipe.yaml: train.stepz: unknown key; did you mean 'steps'?")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["recipe", "show", "none.yaml"], ["none.yaml: no such file; give the path of a YAML file"]),
+        (["recipe", "show", "recipe.yaml", "--set", "train.steps=-1"], ["train.steps: input should be greater than 0"]),
+        (["recipe", "show", "recipe.yaml", "--set", "steps"], ["--set steps: expected section.key=value"]),
+        (["recipe", "show", "corpus.yaml"], ["corpus.yaml: name: required, but not given"]),
+        (["prepare", "recipe.yaml"], ["recipe.yaml: tokenizer: required, but not given"]),
+        (["prepare", "corpus.yaml", "--output", "elsewhere", "--set", "sources.0.paths=[nowhere]"], ["nowhere"]),
+        (["sweep", "none.yaml"], ["none.yaml: no such file"]),
+    ],
+)
+def test_mistakes_found_at_once(
+    material: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], parts: list[str]
+) -> None:
+    monkeypatch.chdir(material)
+    ended = CliRunner().invoke(app, arguments)
+    assert ended.exit_code == 2, ended.output
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("longspan: ")
+    for part in parts:
+        assert part in line
+
+
+def test_a_missing_corpus_is_refused(material: Path) -> None:
+    ended = longspan("train", "recipe.yaml", "--set", "data.manifest=nowhere", cwd=material)
+    assert_refused(
+        ended, "nowhere/manifest.json: no manifest, so no finished corpus here; run `longspan prepare` first", code=2
+    )
+    assert not (material / "run").exists()
+
+
+def test_heads_that_do_not_divide_are_refused(material: Path) -> None:
+    layout = ["launch=ray", "num_workers=3", "sequence_parallel=3"]
+    overrides = [word for value in layout for word in ("--set", f"parallel.{value}")]
+    ended = longspan("train", "recipe.yaml", *overrides, "--set", "data.sample_length=30", cwd=material)
+    assert_refused(ended, "parallel.sequence_parallel 3 does not divide the model's num_attention_heads 4; use 2 or 4")
+
+
+def test_merging_asks_whose_positions_to_keep(material: Path, tmp_path: Path) -> None:
+    ended = longspan("merge", "model", "other", "--output", str(tmp_path / "merged"), cwd=material)
+    assert_refused(ended, "--rope", "rope")
+    assert not (tmp_path / "merged").exists()
+    ended = longspan("merge", "model", "other", "--output", str(tmp_path / "merged"), "--rope", "b", cwd=material)
+    assert ended.returncode == 0, ended.stderr
+    assert "RoPE of b" in ended.stdout
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert config["rope_parameters"]["rope_theta"] == 9e5
+
+
+def test_a_recipe_is_shown_resolved(material: Path) -> None:
+    path = str(material / "recipe.yaml")
+    ended = CliRunner().invoke(app, ["recipe", "show", path, "--set", "train.steps=77", "--set", "tracking.wandb=off"])
+    assert ended.exit_code == 0
+    shown = parse(Recipe, yaml.safe_load(ended.stdout), "shown")
+    assert shown == load_recipe(path, ["train.steps=77"])
+    assert shown.train.steps == 77
+    assert "beta2: 0.95" in ended.stdout
+
+
+def test_the_schema_is_json_with_help_and_bounds() -> None:
+    ended = CliRunner().invoke(app, ["recipe", "schema"])
+    assert ended.exit_code == 0
+    schema = json.loads(ended.stdout)
+    assert schema["additionalProperties"] is False
+    assert set(schema["properties"]) == set(Recipe.model_fields)
+    assert schema["$defs"]["Train"]["properties"]["steps"]["exclusiveMinimum"] == 0
+    assert "Samples an optimizer step" in schema["$defs"]["Train"]["properties"]["global_batch_size"]["description"]
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, material: Path) -> None:
+    from longspan.config import load
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(load, "load_recipe", broken)
+    ended = CliRunner().invoke(app, ["recipe", "show", str(material / "recipe.yaml")])
+    assert isinstance(ended.exception, ZeroDivisionError)
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, material: Path) -> None:
+    from longspan.launch import run
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "train", interrupted)
+    ended = CliRunner().invoke(app, ["train", str(material / "recipe.yaml")])
+    assert ended.exit_code == 130
+    assert ended.stderr == "longspan: interrupted; the same command goes on from the last checkpoint\n"
+    monkeypatch.setattr(run, "train", lambda recipe: {"finished": False, "steps": 3})
+    ended = CliRunner().invoke(app, ["train", str(material / "recipe.yaml")])
+    assert ended.exit_code == 130
+    assert ended.stderr == "longspan: stopped after step 3; the same command goes on from there\n"
+
+
+def test_a_run_from_the_command_line(material: Path) -> None:
+    ended = longspan("train", "recipe.yaml", "--set", "train.steps=2", "--output", "done", cwd=material)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == ["done/checkpoint: 2 steps, 256 tokens", "done/report.html"]
+    for name in ("recipe.yaml", "metrics.jsonl", "summary.json", "report.html", "checkpoint/config.json"):
+        assert (material / "done" / name).is_file()
+    ended = CliRunner().invoke(app, ["report", str(material / "done")])
+    assert (ended.exit_code, ended.stdout.strip()) == (0, str(material / "done" / "report.html"))
+
+
+@pytest.mark.parametrize("lengths", ["", "a", "64,", "0", "64,-1"])
+def test_wrong_lengths_of_an_evaluation(material: Path, lengths: str) -> None:
+    words = ["evaluate", "model", "--manifest", "data", "--source", "text", "--lengths", lengths]
+    ended = CliRunner().invoke(app, words)
+    assert ended.exit_code == 2
+    assert ended.stderr.startswith(f"longspan: --lengths {lengths}: ")
