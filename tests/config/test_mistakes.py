@@ -233,7 +233,6 @@ BY_CORPUS_OVERRIDE = [
         "sources.0.type=csv",
         "sources.0.type: input should be one of 'text', 'jsonl', 'needles', not 'csv'",
     ),
-    ("sources.0={name: a, paths: []}", "sources.0.type: required, but not given"),
     ("sources.0.name=a/b", "sources.0.name: string should match pattern"),
     ("sources.1.name=books", "sources: names must differ, not ['books', 'books', 'needles']"),
     ("sources.1.text_feild=body", "sources.1.text_feild: unknown key; did you mean 'text_field'?"),

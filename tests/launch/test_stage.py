@@ -107,8 +107,8 @@ def test_a_corpus_that_has_changed_is_refused(make: MakeRecipe, tmp_path: Path) 
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"data": {"manifest": "nowhere/data"}},
-        DataError,
-        "nowhere/data/manifest.json: no manifest, so no finished corpus",
+        ConfigError,
+        "data.manifest: no finished corpus at 'nowhere/data'; give the directory that",
     ),
     (
         {"data": {"mix": [{"weights": {"text": 1}}, {"from_step": 2, "weights": {"txet": 1}}]}},

@@ -142,7 +142,7 @@ class LibraryLoss(CausalLMLoss):
 
 
 def probe(forward: CausalLMLoss) -> None:
-    require_structure(forward, Documents((0,)), 96, CPU, ranks=1, rank=0, group=None)
+    require_structure(forward, Documents((0,)), 96, CPU, ranks=1, rank=0)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])

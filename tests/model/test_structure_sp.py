@@ -72,11 +72,11 @@ def rank_results(models: dict[str, str]) -> dict[str, Any]:
             for cu_seqlens in ((0, TOKENS), (0, BOUNDARY, TOKENS))
         ]
         results["probe"][name, checkpointing] = boundary_probe(forward, layout, 96, world.device, 2, world.rank)
-        require_structure(forward, layout, 96, world.device, 2, world.rank, world.sequence_group)
+        require_structure(forward, layout, 96, world.device, 2, world.rank)
     # Only the last rank can tell that a slice attends to itself alone; the first one must hear of it.
     lost = Documents((0,), "sdpa", own_slice)
     try:
-        require_structure(forward, lost, 96, world.device, 2, world.rank, world.sequence_group)
+        require_structure(forward, lost, 96, world.device, 2, world.rank)
     except LongspanError as error:
         results["error"] = str(error)
     dist.barrier()

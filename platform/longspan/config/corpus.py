@@ -1,8 +1,8 @@
 """What a corpus is made of: the sources that `longspan prepare` tokenises into shards."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from longspan.config.recipe import NUMBER, Fraction, PositiveInt, Section
 
@@ -65,7 +65,15 @@ class NeedleSource(Section):
     """Share of documents without any needle."""
 
 
-Source = Annotated[TextSource | JsonlSource | NeedleSource, Field(discriminator="type")]
+def _kind(value: Any) -> str:
+    """A source without a type is text."""
+    return str(value.get("type", "text") if isinstance(value, dict) else getattr(value, "type", "text"))
+
+
+Source = Annotated[
+    Annotated[TextSource, Tag("text")] | Annotated[JsonlSource, Tag("jsonl")] | Annotated[NeedleSource, Tag("needles")],
+    Discriminator(_kind),
+]
 
 
 class Corpus(Section):

@@ -130,7 +130,9 @@ def _describe(model: type[BaseModel], values: dict[str, Any], errors: list[Any])
     if kind == "union_tag_not_found":
         return f"{field}.{error['ctx']['discriminator'][1:-1]}: required, but not given"
     if kind == "union_tag_invalid":
-        tag, choice = error["ctx"]["discriminator"][1:-1], error["ctx"]
+        choice = error["ctx"]
+        # A function tells the kinds of sources apart, so that a source without a type is text.
+        tag = "type" if choice["discriminator"].endswith("()") else choice["discriminator"][1:-1]
         return f"{field}.{tag}: input should be one of {choice['expected_tags']}, not '{choice['tag']}'"
     if kind == "value_error":
         text = message.removeprefix("Value error, ")

@@ -8,6 +8,7 @@ from typing import Any
 from longspan import storage
 from longspan.demo import settings
 from longspan.errors import LongspanError
+from longspan.planner.costs import flops_per_token, model_sizes
 from longspan.versions import versions
 
 TITLES = {
@@ -93,10 +94,20 @@ def _model(evaluation: dict[str, Any], summary: dict[str, Any] | None, name: str
         "held_out_loss": curve["mean"],
         "tokens": summary["tokens"] if summary else 0,
         "seconds": round(summary["seconds"], 2) if summary else 0.0,
+        "flops": _flops(summary),
         "workers": summary["workers"] if summary else 0,
         "max_position": summary["max_position"] if summary else None,
         "note": TITLES[name][1],
     }
+
+
+def _flops(summary: dict[str, Any] | None) -> float:
+    """Useful training FLOPs (planner.costs): what "equal compute" is measured by."""
+    if summary is None:
+        return 0.0
+    sizes = model_sizes(storage.read_json(storage.join(summary["checkpoint"], "config.json")))
+    length = settings.TARGET if summary["name"] == "full-length" else settings.SAMPLE
+    return summary["tokens"] * flops_per_token(sizes, length)
 
 
 def _checks(models: dict[str, Any]) -> dict[str, bool]:
@@ -120,8 +131,9 @@ def findings(models: dict[str, Any]) -> list[str]:
         f" and {at['longrecipe'][window]:.0%} at {window}.",
         f"The same samples without gaps reach {at['no-gaps'][target]:.0%}: "
         + _difference(at["longrecipe"][target] - at["no-gaps"][target]),
-        f"Full-length training on {full['tokens']:,} tokens reaches {at['full-length'][target]:.0%}, LongRecipe on"
-        f" {long['tokens']:,} tokens {at['longrecipe'][target]:.0%}: at this size and compute they are"
+        f"Full-length training on {full['tokens']:,} tokens ({full['flops']:.2g} FLOPs) reaches"
+        f" {at['full-length'][target]:.0%}, LongRecipe on {long['tokens']:,} tokens ({long['flops']:.2g} FLOPs)"
+        f" {at['longrecipe'][target]:.0%}: at this size and compute they are"
         f" {'level' if abs(at['full-length'][target] - at['longrecipe'][target]) <= _CLOSE else 'apart'}.",
     ]
     if at["yarn"][target] >= at["longrecipe"][target] - _CLOSE:

@@ -52,8 +52,8 @@ def run_demo(output: str, seed: int = 0) -> dict[str, Any]:
     output = str(Path(output))
     started = time.perf_counter()
     stages = Stages()
-    # Ray's start is waiting and one core's work; corpus and base are another's. The pool must outlive the cluster: Ray's
-    # processes are told to die with the thread that started them.
+    # Ray's start is waiting and one core's work; corpus and base are another's. The pool must outlive the cluster:
+    # Ray's processes are told to die with the thread that started them.
     pool = ThreadPoolExecutor(1)
     cluster = pool.submit(start_cluster, _CPU_SLOTS, quiet=True)
     with stages.stage("corpus: the standard library's source and retrieval tasks, tokenised"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from longspan.config.recipe import Recipe
 from longspan.corpus.manifest import Manifest, load_manifest
@@ -127,6 +128,21 @@ def evaluate_model(
         drop_sliding_window=settings.drop_sliding_window,
     )
     check_vocabulary(model, manifest, model_path)
+    answers = _ask(model, tokenizer, documents, settings, device, report)
+    asked = {"model": model_path, "rope": to_hf(rope), "dtype": settings.dtype, "device": device}
+    return {**asked, "text_source": settings.text_source, **answers}
+
+
+def _ask(
+    model: Any,
+    tokenizer: Any,
+    documents: list[NDArray[np.uint32]],
+    settings: EvaluationSettings,
+    device: str,
+    report: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    """Grid and loss curve of an open model, with the tokens it read and the seconds that took."""
+    longest = max(settings.lengths)
     start = time.perf_counter()
     grid = _grid(model, tokenizer, np.concatenate(documents), settings, device, report)
     curve = loss_by_position(
@@ -142,11 +158,6 @@ def evaluate_model(
     if report is not None:
         report(f"loss by position: {longest:,} tokens: {curve.mean:.3f} nats per token")
     return {
-        "model": model_path,
-        "rope": to_hf(rope),
-        "dtype": settings.dtype,
-        "device": device,
-        "text_source": settings.text_source,
         "needle": grid.to_dict(),
         "loss_by_position": curve.to_dict(),
         "tokens": settings.examples * sum(grid.lengths) + curve.windows * longest,

@@ -67,12 +67,7 @@ def merge_checkpoints(
         CheckpointError: the two cannot be averaged (see `merge.compatible`), or one is incomplete or not safetensors.
         StorageError: something cannot be read or written.
     """
-    if not 0 <= weight <= 1:
-        raise ConfigError(f"merge: --weight {weight}: must be in [0, 1], the share of b in the result")
-    if rope not in (None, "a", "b"):
-        raise ConfigError(f"merge: --rope {rope}: must be a or b, the side whose RoPE settings the result keeps")
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"merge: --dtype {dtype}: must be one of {', '.join(DTYPES)}")
+    _check_arguments(weight, rope, dtype)
     check_free(output)
     directories = [_directory(side, uri) for side, uri in (("a", a), ("b", b))]
     configs = [compatible.read_config(side, directory) for side, directory in zip("ab", directories, strict=True)]
@@ -99,6 +94,15 @@ def merge_checkpoints(
         "bytes": sum(sizes.values()),
         "files": len(shards),
     }
+
+
+def _check_arguments(weight: float, rope: str | None, dtype: str | None) -> None:
+    if not 0 <= weight <= 1:
+        raise ConfigError(f"merge: --weight {weight}: must be in [0, 1], the share of b in the result")
+    if rope not in (None, "a", "b"):
+        raise ConfigError(f"merge: --rope {rope}: must be a or b, the side whose RoPE settings the result keeps")
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"merge: --dtype {dtype}: must be one of {', '.join(DTYPES)}")
 
 
 def average(a: Any, b: Any, weight: float, dtype: str) -> Any:

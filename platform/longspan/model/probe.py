@@ -50,29 +50,26 @@ def boundary_probe(
 
 
 def require_structure(
-    forward: CausalLMLoss,
-    documents: Documents,
-    vocab_size: int,
-    device: torch.device,
-    ranks: int,
-    rank: int,
-    group: object,
+    forward: CausalLMLoss, documents: Documents, vocab_size: int, device: torch.device, ranks: int, rank: int
 ) -> None:
-    """Raises LongspanError on every rank of the group unless `boundary_probe` shows the structure asked for."""
-    gap, boundary = boundary_probe(forward, documents, vocab_size, device, ranks, rank)
-    values = torch.tensor([gap, boundary], dtype=torch.float64, device=device)
-    if ranks > 1:
-        # The last token lives on the last rank of the group.
-        sizes = [torch.empty_like(values) for _ in range(ranks)]
-        dist.all_gather(sizes, values, group=group)  # type: ignore[arg-type]
-        values = sizes[-1]
-    gap, boundary = values.tolist()
-    if not gap > 0:
+    """Raises LongspanError on every rank of the world unless `boundary_probe` shows the structure asked for.
+
+    Every rank must call it: `rank` of the `ranks` that share a sample.
+    """
+    values = torch.tensor(boundary_probe(forward, documents, vocab_size, device, ranks, rank), device=device)
+    if dist.is_initialized():
+        rows = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, values)
+        # The last token lives on the last rank of each group that shares a sample.
+        values = torch.stack(rows[ranks - 1 :: ranks])
+    gaps, boundaries = values.view(-1, 2).unbind(1)
+    if not gaps.min() > 0:
         raise LongspanError(
             "attention probe: a token before a gap in the positions has no influence after it, so nothing long would be"
             " learned; the installed transformers does not honour attn_implementation='longspan'"
         )
-    if boundary != 0:
+    if boundaries.max() != 0:
+        change = boundaries.max().item()
         raise LongspanError(
-            f"attention probe: a token reaches into another document (change {boundary:.3g}); it must not"
+            f"attention probe: a token reaches into another document (change {change:.3g}); it must not"
         )

@@ -97,7 +97,6 @@ def _build(recipe: Recipe, world: World, commit: Commit | None) -> tuple[Any, Do
         world.device,
         world.topology.sequence_parallel,
         world.sequence_rank,
-        world.sequence_group,
     )
     if state and commit:
         load_optimizer(engine, state, commit.step)
