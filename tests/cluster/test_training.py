@@ -112,6 +112,17 @@ def test_two_data_parallel_workers_on_an_object_store(
     assert train(recipe_for(s3_material, output, launch="ray", num_workers=2), show_progress=False) == summary
 
 
+def test_paths_of_a_recipe_are_those_of_the_driver(
+    ray_cluster: None, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers start in other directories; a relative path must not mean something else there."""
+    monkeypatch.chdir(material)
+    recipe = recipe_for(".", os.path.relpath(tmp_path / "run"), launch="ray", num_workers=1)
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 4, "save_every": 0})})
+    assert train(recipe, show_progress=False)["finished"]
+    assert (tmp_path / "run/checkpoint/config.json").exists()
+
+
 def test_a_damaged_shard_ends_the_run_with_one_error_that_names_it(
     ray_cluster: None, material: Path, tmp_path: Path
 ) -> None:

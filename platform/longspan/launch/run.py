@@ -5,7 +5,7 @@ from typing import Any
 
 from longspan import storage
 from longspan.config.recipe import Recipe
-from longspan.launch.stage import stage_run
+from longspan.launch.stage import located, stage_run
 from longspan.observe.metrics import read_metrics
 from longspan.versions import versions
 
@@ -15,6 +15,7 @@ def train(recipe: Recipe, show_progress: bool = True) -> dict[str, Any]:
 
     `summary["finished"]` is False where a signal stopped it: the same call goes on.
     """
+    recipe = located(recipe)
     stage_run(recipe)
     summary_uri = storage.join(recipe.run_uri, "summary.json")
     if storage.exists(summary_uri):

@@ -3,6 +3,7 @@ written.
 """
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from longspan import storage
@@ -21,6 +22,20 @@ from longspan.topology import check_attention_heads
 
 _logger = logging.getLogger(__name__)
 RECIPE_FILE = "recipe.yaml"
+
+
+def located(recipe: Recipe) -> Recipe:
+    """The recipe with its local paths made absolute: workers on Ray have other working directories."""
+    path = recipe.model.path
+    if storage.is_remote(path) or Path(path).exists():
+        path = storage.absolute(path)
+    return recipe.model_copy(
+        update={
+            "output": storage.absolute(recipe.run_uri),
+            "model": recipe.model.model_copy(update={"path": path}),
+            "data": recipe.data.model_copy(update={"manifest": storage.absolute(recipe.data.manifest)}),
+        }
+    )
 
 
 def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
