@@ -157,13 +157,14 @@ class FaultProxy:
             await response.write(content[: len(content) // 2])
             await asyncio.sleep(0.01 if kind == "truncate" else 3600)
             return _reset(request)
+        # Counted before the last byte is out, so that whoever has it finds it counted.
+        self.num_body_bytes += len(content)
         if fault is not None and kind == "slow":
             for start in range(0, len(content), max(1, fault.bytes_per_s // 20)):
                 await response.write(content[start : start + max(1, fault.bytes_per_s // 20)])
                 await asyncio.sleep(0.05)
         elif content:
             await response.write(content)
-        self.num_body_bytes += len(content)
         await response.write_eof()
         return response
 

@@ -144,7 +144,8 @@ def test_mistakes_found_at_once(
 
 def test_a_missing_corpus_is_refused(material: Path) -> None:
     ended = longspan("train", "recipe.yaml", "--set", "data.manifest=nowhere", cwd=material)
-    assert_refused(ended, "data.manifest: no finished corpus at 'nowhere'; give the directory that `longspan prepare`")
+    place = material.resolve() / "nowhere"
+    assert_refused(ended, f"data.manifest: no finished corpus at '{place}'; give the directory that `longspan prepare`")
     assert not (material / "run").exists()
 
 

@@ -63,7 +63,7 @@ def test_three_trials_each_at_its_own_base_and_the_best_recipe_written(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"space": {"rope.thta": {"type": "grid", "values": [1.0]}}}, "did you mean 'theta'"),
+        ({"space": {"rope.thetta": {"type": "grid", "values": [1.0]}}}, "did you mean 'theta'"),
         ({"space": {"rope.theta": {"type": "grid", "values": [-5.0]}}}, "space.rope.theta"),
         ({"space": {"rope.theta": {"type": "loguniform", "low": 0.0, "high": 5.0}}}, "above 0"),
         ({"space": {}}, "space"),
