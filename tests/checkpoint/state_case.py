@@ -196,9 +196,9 @@ def damaged(run_uri: str, model: str, layout: Layout) -> dict[str, Any]:
     again = Trainer(run_uri, model, layout)
     result = {"from": again.done, "loaded": again.state(), "saved": first}
     again.engine.destroy()
+    result["other recipe"] = error_of(lambda: find_resume(run_uri, "0" * 32))
     flip(run_uri, 1, 0)
     result["nothing left"] = error_of(lambda: find_resume(run_uri, RUN))
-    result["other recipe"] = error_of(lambda: find_resume(run_uri, "0" * 32))
     return result
 
 

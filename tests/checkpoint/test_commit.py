@@ -20,6 +20,7 @@ from longspan.checkpoint.commit import (
     read_commit,
     remove_step,
     retain,
+    set_aside,
     step_uri,
     whole,
     write_commit,
@@ -70,10 +71,19 @@ def test_the_newest_comes_first_and_numbers_are_numbers(run_uri: str) -> None:
     found = newest_commit(run_uri, RUN)
     assert found is not None
     assert found.step == 100_000_000
-    before = newest_commit(run_uri, RUN, before=99_999_999)
-    assert before is not None
-    assert before.step == 10
-    assert newest_commit(run_uri, RUN, before=2) is None
+
+
+@pytest.mark.parametrize("left", [1, 0])
+def test_a_step_that_was_set_aside_is_passed_over_but_not_forgotten(run_uri: str, left: int) -> None:
+    steps = [committed(run_uri, step) for step in range(1, 2 + left)]
+    set_aside(run_uri, steps[-1].step, ["one.safetensors: digest a, expected b"])
+    if left:
+        assert newest_commit(run_uri, RUN) == steps[0]
+    else:
+        with pytest.raises(CheckpointError, match=r"is intact: one\.safetensors: digest a.*to start anew"):
+            newest_commit(run_uri, RUN)
+    kept = storage.read_json(storage.join(step_uri(run_uri, steps[-1].step), "DAMAGED.json"))
+    assert kept["commit"]["step"] == steps[-1].step
 
 
 def test_a_step_without_its_record_is_none(run_uri: str) -> None:

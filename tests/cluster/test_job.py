@@ -3,9 +3,11 @@
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,10 +41,13 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
     ray = [str(Path(sys.executable).parent / "ray")]
+    # A folder of its own: Ray notes the newest cluster in the shared one, and would offer this one when it is gone.
+    # A short name, since sockets lie in it.
+    folder = tempfile.mkdtemp(prefix="ls-")
     start = [
         *ray, "start", "--head", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}",
         "--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}",
-        "--disable-usage-stats", "--block",
+        "--disable-usage-stats", f"--temp-dir={folder}", "--block",
     ]  # fmt: skip
     log = (tmp_path / "head.log").open("w")
     process = subprocess.Popen(start, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path)
@@ -52,6 +57,7 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         process.terminate()
         process.wait(timeout=60)
         log.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(address: str, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

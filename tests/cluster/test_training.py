@@ -112,6 +112,22 @@ def test_two_data_parallel_workers_on_an_object_store(
     assert train(recipe_for(s3_material, output, launch="ray", num_workers=2), show_progress=False) == summary
 
 
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
+    ray_cluster: None, material: Path, tmp_path: Path, reference: list[dict[str, Any]]
+) -> None:
+    """The feed begins at the newest record before the workers find it damaged: one restart, and no sample twice."""
+    run = tmp_path / "run"
+    train(recipe_for(material, str(run)), show_progress=False)
+    state = next((run / "checkpoints" / f"step-{STEPS:08d}").glob("*.safetensors"))
+    content = bytearray(state.read_bytes())
+    content[-1] ^= 1
+    state.write_bytes(bytes(content))
+    (run / "summary.json").unlink()
+    recipe = recipe_for(material, str(run), launch="ray", num_workers=2, sequence_parallel=2)
+    assert train(recipe, show_progress=False)["finished"]
+    assert_same_run(read_metrics(str(run)), reference)
+
+
 def test_paths_of_a_recipe_are_those_of_the_driver(
     ray_cluster: None, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from longspan import storage
 from longspan.errors import CheckpointError, DataError, StorageError
 
 COMMIT = "COMMIT.json"
+DAMAGED = "DAMAGED.json"
 VERSION = 1
 _STEP = re.compile(r"step-([0-9]{8,})")
 
@@ -98,17 +99,16 @@ def whole(run_uri: str, commit: Commit) -> bool:
         return False
 
 
-def newest_commit(run_uri: str, fingerprint: str, before: int | None = None) -> Commit | None:
-    """The newest step to go on from, older than `before` if given; None if there is no record at all.
+def newest_commit(run_uri: str, fingerprint: str) -> Commit | None:
+    """The newest step to go on from; None if there is no record at all.
 
     Raises:
-        CheckpointError: the newest whole record belongs to another recipe, or there are records, but none is whole.
+        CheckpointError: the newest whole record belongs to another recipe, or there are records, but none is whole
+            (those that were set aside as damaged among them).
             (A crash leaves no such record, as it is written last and deleted first.)
     """
     problem = None
     for step in written_steps(run_uri):
-        if before is not None and step >= before:
-            continue
         try:
             commit = read_commit(run_uri, step)
         except (CheckpointError, storage.NotFoundError) as error:
@@ -123,12 +123,33 @@ def newest_commit(run_uri: str, fingerprint: str, before: int | None = None) -> 
                 " give this run another output"
             )
         return commit
+    problem = problem or _set_aside_before(run_uri)
     if problem:
         raise CheckpointError(
             f"no checkpoint of {run_uri} is intact: {problem}; restore it, or remove"
             f" {checkpoints_uri(run_uri)} to start anew"
         )
     return None
+
+
+def set_aside(run_uri: str, step: int, problems: list[str]) -> None:
+    """Turn a damaged step's record into DAMAGED.json, so that everything that asks sees the same newest step.
+
+    What is there stays, to be looked at or restored, until the next commit clears it away.
+    """
+    base = step_uri(run_uri, step)
+    record = storage.read_json(storage.join(base, COMMIT))
+    storage.write_json(storage.join(base, DAMAGED), {"problems": problems, "commit": record})
+    storage.delete(storage.join(base, COMMIT))
+
+
+def _set_aside_before(run_uri: str) -> str | None:
+    """What was wrong with a step that was set aside, if there is one."""
+    names = [name for name in storage.list_files(checkpoints_uri(run_uri)) if name.endswith(f"/{DAMAGED}")]
+    if not names:
+        return None
+    record = storage.read_json(storage.join(checkpoints_uri(run_uri), max(names)))
+    return str(record["problems"][0])
 
 
 def remove_step(run_uri: str, step: int) -> None:

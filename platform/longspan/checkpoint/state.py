@@ -22,10 +22,10 @@ from longspan.checkpoint.commit import (
     COMMIT,
     Commit,
     StoredFile,
-    checkpoints_uri,
     damaged_files,
     newest_commit,
     retain,
+    set_aside,
     step_uri,
     write_commit,
 )
@@ -136,17 +136,17 @@ def _write(tensors: dict[str, Tensor], base: str, name: str) -> StoredFile:
 def find_resume(run_uri: str, fingerprint: str) -> Commit | None:
     """The newest commit whose files all ranks have found intact, or None; ranks share the digest checks.
 
+    A commit with a damaged file is set aside, and the one before it is tried.
+
     Raises:
         CheckpointError: on every rank; the checkpoints belong to another recipe, or all commits are damaged.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
-    before: int | None = None
-    damaged: list[str] = []
     while True:
         answer: list[Any] = [None]
         if rank == 0:
             try:
-                answer = [newest_commit(run_uri, fingerprint, before)]
+                answer = [newest_commit(run_uri, fingerprint)]
             except LongspanError as error:
                 answer = [str(error)]
         dist.broadcast_object_list(answer, src=0)
@@ -154,19 +154,14 @@ def find_resume(run_uri: str, fingerprint: str) -> Commit | None:
         if isinstance(commit, str):
             raise CheckpointError(commit)
         if commit is None:
-            if damaged:
-                raise CheckpointError(
-                    f"no checkpoint of {run_uri} is intact: {damaged[0]}; restore it, or remove"
-                    f" {checkpoints_uri(run_uri)} to start anew"
-                )
             return None
         problems: list[list[str]] = [[] for _ in range(world)]
         dist.all_gather_object(problems, damaged_files(run_uri, commit, [f.name for f in commit.files[rank::world]]))
         found = [problem for part in problems for problem in part]
         if not found:
             return commit
-        damaged += found
-        before = commit.step
+        if rank == 0:
+            set_aside(run_uri, commit.step, found)
 
 
 class StoredState:

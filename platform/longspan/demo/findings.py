@@ -88,15 +88,11 @@ def _model(evaluation: dict[str, Any], summary: dict[str, Any] | None, name: str
     needle = evaluation["needle"]
     curve = evaluation["loss_by_position"]
     return {
-        "title": TITLES[name][0],
         "needle_accuracy": {str(n): mean for n, mean in zip(needle["lengths"], needle["mean"], strict=True)},
-        "worst_depth_at_target": min(row[-1] for row in needle["accuracy"]),
-        "held_out_loss": curve["mean"],
         "tokens": summary["tokens"] if summary else 0,
         "seconds": round(summary["seconds"], 2) if summary else 0.0,
         "flops": _flops(summary),
-        "workers": summary["workers"] if summary else 0,
-        "max_position": summary["max_position"] if summary else None,
+        "held_out_loss": curve["mean"],
         "note": TITLES[name][1],
     }
 

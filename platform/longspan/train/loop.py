@@ -14,7 +14,6 @@ from longspan.checkpoint.export import export_model
 from longspan.checkpoint.state import StoredState, find_resume, load_optimizer, load_weights, save_state
 from longspan.config.load import fingerprint
 from longspan.config.recipe import Recipe
-from longspan.errors import CheckpointError
 from longspan.feed.batch import MicroBatch
 from longspan.model.attention import Documents
 from longspan.model.load import DTYPES, open_model, open_tokenizer
@@ -32,6 +31,10 @@ from longspan.train.world import World
 
 Feed = Callable[[int], Iterator[MicroBatch]]
 """First step (0-based) -> this rank's group's micro-batches from there on; called on ranks that read."""
+
+
+class StaleFeedError(Exception):
+    """The feed began at a checkpoint that was then found damaged; a restart of the workers mends it."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,6 @@ def _next_batches(
 def _expect_sample(batch: RankBatch, recipe: Recipe, world: World, step: int, accumulation: int) -> None:
     expected = step * recipe.train.global_batch_size + world.group * accumulation * recipe.train.micro_batch_size
     if batch.first_sample != expected:
-        raise CheckpointError(
-            f"step {step + 1}: the feed gave sample {batch.first_sample}, the checkpoint goes on at {expected};"
-            " a checkpoint was removed or added while the workers started"
+        raise StaleFeedError(
+            f"step {step + 1}: the feed gave sample {batch.first_sample}, the checkpoint goes on at {expected}"
         )
