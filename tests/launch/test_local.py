@@ -267,13 +267,11 @@ def test_the_number_of_threads_ahead_changes_nothing(make: MakeRecipe, whole: An
 
 
 def test_a_feed_at_the_wrong_sample_is_noticed(make: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    from longspan.errors import CheckpointError
-
     def ahead(spec: Any, first: int, steps: int, prefetch: int) -> Iterator[Any]:
         return local_feed(spec, first + 1, steps, prefetch)
 
     monkeypatch.setattr(local, "local_feed", ahead)
-    with pytest.raises(CheckpointError, match="step 1: the feed gave sample 2, the checkpoint goes on at 0"):
+    with pytest.raises(loop.StaleFeedError, match="step 1: the feed gave sample 2, the checkpoint goes on at 0"):
         train(make(), show_progress=False)
 
 
