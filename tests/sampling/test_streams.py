@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from longspan.sampling.streams import epoch_documents, stream_spans
@@ -22,6 +22,7 @@ def test_without_upsampling_an_epoch_is_a_permutation(length: np.ndarray, seed: 
         assert order[0] != previous
 
 
+@example(length=np.array([1, 1], np.int32), threshold=1, ratio=2.5, seed=216, previous=None)
 @given(
     length=LENGTHS,
     threshold=st.integers(1, 40),

@@ -56,8 +56,9 @@ def epoch_documents(
 def _without_neighbours(order: NDArray[np.int64], previous: int | None, rng: np.random.Generator) -> NDArray[np.int64]:
     """`order` with every document that follows itself moved elsewhere, as far as that is possible.
 
-    Runs are shortened to one, then each document taken out goes into a random gap between two others. Where no such
-    gap is left, every gap touches that document already, so it is more than half of the epoch and no order is better.
+    Runs are shortened to one, then each document taken out goes into a random gap between two others: one between two
+    copies of another document, if there is one, so that they are kept apart too. Where no gap is left, every gap
+    touches that document already, and it has to wait for others to be put between its copies.
     """
     # The document before the epoch stands in front as a guard; nothing is put before it. -1 is no document.
     line = np.concatenate([[-1 if previous is None else previous], order])
@@ -66,6 +67,8 @@ def _without_neighbours(order: NDArray[np.int64], previous: int | None, rng: np.
     for document in moved:
         free = line != document
         gaps = np.flatnonzero(free & np.append(free[1:], True)) + 1
+        between_copies = gaps[np.append(line, -2)[gaps] == line[gaps - 1]]
+        gaps = between_copies if between_copies.size else gaps
         place = rng.choice(gaps) if gaps.size else line.size
         line = np.insert(line, place, document)
     return line[1:]
