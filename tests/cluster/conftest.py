@@ -20,7 +20,7 @@ def ray_cluster(moto_server: object) -> Iterator[None]:
 
     from longspan.launch.cluster import start_cluster
 
-    start_cluster(4, quiet=True)
+    start_cluster(6, quiet=True)
     yield
     ray.shutdown()
 

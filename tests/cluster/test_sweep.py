@@ -31,6 +31,7 @@ def sweep_file(folder: Path, material: Path, **changes: object) -> str:
         "output": str(folder / "out"),
         "metric": "final_loss",
         "mode": "min",
+        "max_concurrent": 3,
         "space": {
             "rope.theta": {"type": "grid", "values": [500.0, 4000.0, 90000.0]},
             "data.upsample.ratio": {"type": "choice", "values": [1.0, 4.0]},
