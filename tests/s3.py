@@ -25,11 +25,13 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-KINDS = ("500", "503", "403", "expired", "reset", "lost", "truncate", "stall", "slow", "flip")
+KINDS = ("500", "503", "403", "404", "expired", "reset", "lost", "truncate", "stall", "slow", "flip", "etag")
+_OF_A_BODY = ("truncate", "stall", "slow", "flip")
 _ERRORS = {
     "500": (500, "InternalError", "We encountered an internal error. Please try again."),
     "503": (503, "SlowDown", "Please reduce your request rate."),
     "403": (403, "AccessDenied", "Access Denied"),
+    "404": (404, "NoSuchKey", "The specified key does not exist."),
     "expired": (400, "ExpiredToken", "The provided token has expired."),
 }
 _OF_A_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer"}
@@ -39,9 +41,10 @@ _OF_A_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "upgrade", 
 class Fault:
     """One kind of fault and the requests that it strikes.
 
-    500, 503, 403, expired: that error instead of the request. reset: the connection is reset before it is passed on.
-    lost: it is carried out, then the connection is reset. truncate: half of the body, then a reset. stall: half of the
-    body, then silence. slow: `bytes_per_s`. flip: one bit of the body is wrong. The last four pass by an empty body.
+    500, 503, 403, 404, expired: that error instead of the request. reset: the connection is reset before it is passed
+    on. lost: it is carried out, then the connection is reset. truncate: half of the body, then a reset. stall: half of
+    the body, then silence. slow: `bytes_per_s`. flip: one bit of the body, drawn by `seed`, is wrong. These four pass
+    by an empty body. etag: right after an answer with a part of it the object is replaced, by its bytes back to front.
     """
 
     kind: str
@@ -106,12 +109,13 @@ class FaultProxy:
         await runner.cleanup()
         await self._session.close()
 
-    def _draw(self, request: web.Request, has_body: bool | None) -> Fault | None:
-        """The fault that strikes this request now: before it is passed on (None), or when its answer is known."""
+    def _draw(self, request: web.Request, status: int | None = None, has_body: bool = False) -> Fault | None:
+        """The fault that strikes this request now: before it is passed on (no status), or when its answer is known."""
         for index, fault in enumerate(self.faults):
-            needs_body = fault.kind in ("truncate", "stall", "slow", "flip")
-            is_late = needs_body or fault.kind == "lost"
-            if is_late == (has_body is None) or (needs_body and not has_body) or self._left[index] == 0:
+            is_late = fault.kind in (*_OF_A_BODY, "lost", "etag")
+            if is_late == (status is None) or (fault.kind in _OF_A_BODY and not has_body) or self._left[index] == 0:
+                continue
+            if fault.kind == "etag" and (request.method != "GET" or status != 206):
                 continue
             if fault.method not in ("", request.method) or fault.path not in request.raw_path:
                 continue
@@ -125,7 +129,7 @@ class FaultProxy:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.num_requests += 1
-        fault = self._draw(request, None)
+        fault = self._draw(request)
         if fault is not None and fault.kind in _ERRORS:
             await request.read()
             return _error(request, *_ERRORS[fault.kind])
@@ -145,28 +149,44 @@ class FaultProxy:
         for name, value in answer.headers.items():
             if name.lower() not in _OF_A_CONNECTION:
                 response.headers.add(name, value)
-        fault = self._draw(request, bool(content))
+        fault = self._draw(request, answer.status, bool(content))
         kind = "" if fault is None else fault.kind
         if kind == "lost":
             return _reset(request)
-        if kind == "flip":
-            middle = len(content) // 2
-            content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        if fault is not None and kind == "flip":
+            place = random.Random(f"{fault.seed} {self.struck[kind]}").randrange(8 * len(content))
+            content = (int.from_bytes(content, "little") ^ (1 << place)).to_bytes(len(content), "little")
+        if kind == "etag":
+            await self._replace(request)
         await response.prepare(request)
         if kind in ("truncate", "stall"):
-            await response.write(content[: len(content) // 2])
-            await asyncio.sleep(0.01 if kind == "truncate" else 3600)
+            await self._send(response, content[: len(content) // 2])
+            await asyncio.sleep(0.05 if kind == "truncate" else 3600)  # the half has to be read before the reset
             return _reset(request)
-        # Counted before the last byte is out, so that whoever has it finds it counted.
-        self.num_body_bytes += len(content)
         if fault is not None and kind == "slow":
             for start in range(0, len(content), max(1, fault.bytes_per_s // 20)):
-                await response.write(content[start : start + max(1, fault.bytes_per_s // 20)])
+                await self._send(response, content[start : start + max(1, fault.bytes_per_s // 20)])
                 await asyncio.sleep(0.05)
-        elif content:
-            await response.write(content)
+        else:
+            await self._send(response, content)
         await response.write_eof()
         return response
+
+    async def _send(self, response: web.StreamResponse, content: bytes) -> None:
+        # Counted before the last byte is out, so that whoever has it finds it counted.
+        self.num_body_bytes += len(content)
+        if content:
+            await response.write(content)
+
+    async def _replace(self, request: web.Request) -> None:
+        bucket, _, key = request.path.removeprefix("/").partition("/")
+
+        def turn_round() -> None:
+            client = raw_client(self.upstream)
+            content = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            client.put_object(Bucket=bucket, Key=key, Body=content[::-1])
+
+        await asyncio.to_thread(turn_round)
 
 
 def _reset(request: web.Request) -> web.Response:

@@ -67,12 +67,6 @@ def test_not_found(exception: Exception, verb: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("exception", "verb", "texts"),
     [
-        (_answer(403, "AccessDenied"), "read", ["403 AccessDenied", "AWS_PROFILE", "s3:GetObject", "s3:ListBucket on"]),
-        (_answer(403, "403"), "write", ["permission denied (403);", "s3:PutObject"]),
-        (_answer(401, "Unauthorized"), "delete", ["s3:DeleteObject"]),
-        (_answer(403, "AccessDenied"), "list", ["s3:ListBucket"]),
-        (_answer(403, "SignatureDoesNotMatch"), "read", ["refused the credentials (403 SignatureDoesNotMatch)"]),
-        (_answer(403, "InvalidAccessKeyId"), "read", ["refused the credentials", "AWS_PROFILE"]),
         (_answer(301, "PermanentRedirect"), "read", ["another region", "AWS_REGION"]),
         (_answer(400, "AuthorizationHeaderMalformed"), "read", ["another region", "AWS_REGION"]),
         (_answer(400, "InvalidArgument"), "read", ["the store answered 400 InvalidArgument: a message"]),
@@ -97,11 +91,29 @@ def test_final(exception: Exception, verb: str, texts: list[str]) -> None:
         assert text in str(failure.error)
 
 
-@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidToken", "TokenRefreshRequired"])
-def test_stale_credentials(code: str) -> None:
-    failure = understand(_answer(400, code), "read", _PLACE)
+@pytest.mark.parametrize(
+    ("exception", "verb", "texts"),
+    [
+        (_answer(403, "AccessDenied"), "read", ["403 AccessDenied", "AWS_PROFILE", "s3:GetObject", "s3:ListBucket on"]),
+        (_answer(403, "403"), "write", ["permission denied (403);", "s3:PutObject"]),
+        (_answer(401, "Unauthorized"), "delete", ["s3:DeleteObject"]),
+        (_answer(403, "AccessDenied"), "list", ["s3:ListBucket"]),
+        (_answer(403, "SignatureDoesNotMatch"), "read", ["refused the credentials (403 SignatureDoesNotMatch)"]),
+        (_answer(403, "InvalidAccessKeyId"), "read", ["refused the credentials", "AWS_PROFILE"]),
+        (_answer(400, "ExpiredToken"), "read", ["refused the credentials (400 ExpiredToken)", "renew them"]),
+        (_answer(400, "InvalidToken"), "read", ["refused the credentials"]),
+        (_answer(403, "TokenRefreshRequired"), "read", ["refused the credentials"]),
+        (_answer(400, "400"), "read", ["400 and no more", "renew them", "AWS_PROFILE"]),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Exception) else None,
+)
+def test_refused_credentials_are_worth_one_renewal(exception: Exception, verb: str, texts: list[str]) -> None:
+    failure = understand(exception, verb, _PLACE)
     assert failure.is_stale_login
     assert not failure.is_transient
+    assert isinstance(failure.error, StorageError)
+    for text in [f"cannot {verb} s3://bucket/a/b: ", *texts]:
+        assert text in str(failure.error)
 
 
 def test_a_bug_is_not_taken_for_a_failure_of_the_store() -> None:

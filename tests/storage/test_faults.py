@@ -139,7 +139,7 @@ def test_a_wrong_endpoint_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> N
             use("s3://bucket/a")
 
 
-def test_permission_denied_is_said_at_once_and_shows_no_credentials(
+def test_permission_denied_is_said_after_one_new_login_and_shows_no_credentials(
     s3_bucket: str, tmp_path: Path, fault_proxy: _StartProxy
 ) -> None:
     proxy = fault_proxy(Fault("403"))
@@ -159,7 +159,7 @@ def test_permission_denied_is_said_at_once_and_shows_no_credentials(
         assert "AWS_PROFILE" in str(caught.value)
         assert "mock-secret-key" not in str(caught.value)
         assert "mock-key-id" not in str(caught.value)
-    assert proxy.struck["403"] == proxy.num_requests == len(uses)
+    assert proxy.struck["403"] == proxy.num_requests == 2 * len(uses)
 
 
 def test_a_missing_object_stays_missing_for_those_who_may_not_list(s3_bucket: str, fault_proxy: _StartProxy) -> None:
@@ -171,9 +171,10 @@ def test_a_missing_object_stays_missing_for_those_who_may_not_list(s3_bucket: st
 def test_expired_credentials_are_read_anew_once(s3_bucket: str, fault_proxy: _StartProxy) -> None:
     uri = join(s3_bucket, "a")
     storage.write_bytes(uri, b"x")
-    proxy = fault_proxy(Fault("expired", times=1))
-    assert storage.read_bytes(uri) == b"x"
-    assert proxy.struck == {"expired": 1}
+    for kind in ("expired", "403"):
+        proxy = fault_proxy(Fault(kind, times=1))
+        assert storage.read_bytes(uri) == b"x"
+        assert proxy.struck == {kind: 1}
     proxy = fault_proxy(Fault("expired"))
     with pytest.raises(StorageError, match=r"refused the credentials \(400 ExpiredToken\); renew them"):
         storage.read_bytes(uri)
@@ -200,3 +201,28 @@ def test_a_read_fetches_no_byte_twice(
     monkeypatch.setattr(storage.s3, "PART_BYTES", 30_000)
     assert storage.read_bytes(uri) == _DATA
     assert (proxy.num_requests, proxy.num_body_bytes) == (6, 2 * len(_DATA) + 20)
+
+
+def test_ranges_cost_one_request_each_and_their_bytes(s3_bucket: str, fault_proxy: _StartProxy) -> None:
+    uri = join(s3_bucket, "a")
+    storage.write_bytes(uri, _DATA)
+    proxy = fault_proxy()
+    assert storage.read_bytes(uri, 99_000, 99_064) == _DATA[99_000:99_064]
+    assert (proxy.num_requests, proxy.num_body_bytes) == (1, 64), "no HEAD first, and no second look"
+    proxy.set_faults()
+    spans = [(index * 9000, index * 9000 + 50) for index in range(11)]
+    assert storage.read_ranges(uri, [*spans, (5, 5)]) == [*(_DATA[start:end] for start, end in spans), b""]
+    assert (proxy.num_requests, proxy.num_body_bytes) == (11, 550)
+
+
+@pytest.mark.parametrize("kind", [*_ANY_KIND, "truncate"])
+def test_ranges_and_sizes_survive_faults_in_a_row(kind: str, s3_bucket: str, fault_proxy: _StartProxy) -> None:
+    uri = join(s3_bucket, "a")
+    storage.write_bytes(uri, _DATA)
+    proxy = fault_proxy(Fault(kind, times=24))
+    spans = [(index * 9000, index * 9000 + 50) for index in range(11)]
+    assert storage.read_ranges(uri, spans) == [_DATA[start:end] for start, end in spans]
+    assert proxy.struck == {kind: 24}
+    proxy = fault_proxy(Fault(kind, times=6))
+    assert storage.list_sizes(s3_bucket) == {"a": len(_DATA)}
+    assert proxy.struck == {kind: 6}

@@ -52,7 +52,24 @@ def test_a_process_killed_in_mid_write_leaves_nothing_that_is_listed(
     assert len(os.listdir(tmp_path / "a")) == 1, "the test needs a left-over"
     assert storage.list_files(tmp_path) == []
     assert storage.list_files(tmp_path / "a", recursive=False) == []
+    assert storage.list_sizes(tmp_path) == storage.list_sizes(tmp_path / "a", recursive=False) == {}
     assert not storage.exists(tmp_path)
+
+
+def test_a_file_removed_while_it_is_listed_has_no_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        storage.write_text(tmp_path / name, name)
+    scan = local._scan
+
+    def scan_and_remove(path: str) -> list[os.DirEntry[str]]:
+        entries = scan(path)
+        for entry in entries:
+            entry.is_file()
+        os.unlink(tmp_path / "a")
+        return entries
+
+    monkeypatch.setattr(local, "_scan", scan_and_remove)
+    assert storage.list_sizes(tmp_path) == {"b": 1}
 
 
 def test_content_reaches_the_disk_before_its_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,43 @@ def test_listings_are_relative_sorted_and_fresh(root: str) -> None:
     assert storage.list_files(join(root, "a")) == ["y/z"]
 
 
+def test_sizes_come_with_the_listing(root: str) -> None:
+    assert storage.list_sizes(root) == {}
+    for name, num_bytes in (("b", 0), ("a/x", 7), ("a.b", 3), ("a/y/z", len(_DATA))):
+        storage.write_bytes(join(root, name), _DATA[:num_bytes])
+    assert list(storage.list_sizes(root).items()) == [("a.b", 3), ("a/x", 7), ("a/y/z", len(_DATA)), ("b", 0)]
+    assert list(storage.list_sizes(root, recursive=False).items()) == [("a.b", 3), ("b", 0)]
+    assert storage.list_sizes(join(root, "a")) == {"x": 7, "y/z": len(_DATA)}
+    assert storage.list_sizes(join(root, "b")) == {}
+    assert list(storage.list_sizes(root)) == storage.list_files(root)
+
+
+def test_several_ranges_are_slices_in_their_order(root: str) -> None:
+    uri = join(root, "a")
+    storage.write_bytes(uri, _DATA)
+    num = len(_DATA)
+    spans = [(100, 103), (0, num), (7, 7), (num - 1, num), (0, 1), (100, 103), (num + 9, num + 9)]
+    assert storage.read_ranges(uri, spans) == [_DATA[start:end] for start, end in spans]
+    assert storage.read_ranges(uri, []) == []
+    many = [(index, index + 3) for index in range(0, 300, 7)]
+    assert storage.read_ranges(uri, many) == [_DATA[start:end] for start, end in many]
+
+
+def test_a_range_that_is_not_all_there_is_named(root: str) -> None:
+    uri = join(root, "a")
+    storage.write_bytes(uri, _DATA)
+    num = len(_DATA)
+    for start, end, found in ((num - 5, num + 1, 5), (num, num + 1, 0), (num + 3, num + 5, 0)):
+        with pytest.raises(StorageError, match=rf"cannot read {uri}: of bytes \[{start}, {end}\) it has {found} only"):
+            storage.read_ranges(uri, [(0, 3), (start, end)])
+    for start, end in ((-1, 3), (5, 4)):
+        with pytest.raises(ValueError, match="0 <= start <= end"):
+            storage.read_ranges(uri, [(0, 3), (start, end)])
+    for name in ("none", "none/none"):
+        with pytest.raises(NotFoundError, match=f"cannot read {join(root, name)}: it does not exist"):
+            storage.read_ranges(join(root, name), [(0, 3), (4, 5)])
+
+
 def test_delete_tree_takes_the_folder_and_nothing_else(root: str) -> None:
     for name in ("step-1/a", "step-1/b/c", "step-10/a", "step-1.json"):
         storage.write_bytes(join(root, name), b"x")

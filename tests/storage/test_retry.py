@@ -1,14 +1,20 @@
 """The retry loop by itself, with a clock that only moves when it sleeps."""
 
 import random
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from longspan.errors import StorageError
+from longspan.errors import ConfigError, StorageError
 from longspan.storage import RetryPolicy, get_policy, set_policy, use_policy
 from longspan.storage.retry import Failure, call_with_retries
+
+PLATFORM = Path(__file__).parents[2] / "platform"
 
 
 class _Clock:
@@ -137,6 +143,60 @@ def test_a_policy_is_set_for_the_process_and_given_back() -> None:
     set_policy(RetryPolicy(budget_s=2.0))
     assert get_policy().budget_s == 2.0
     set_policy(before)
+
+
+@pytest.fixture
+def no_policy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a process that has just begun, with nothing in the environment."""
+    before = get_policy()
+    for name in _VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    set_policy(None)
+    yield
+    set_policy(before)
+
+
+_VARIABLES = {
+    "LONGSPAN_RETRY_BUDGET_S": "budget_s",
+    "LONGSPAN_CONNECT_TIMEOUT_S": "connect_timeout_s",
+    "LONGSPAN_READ_TIMEOUT_S": "read_timeout_s",
+}
+
+
+@pytest.mark.parametrize("name", _VARIABLES)
+def test_the_environment_changes_the_defaults(name: str, no_policy: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert get_policy() == RetryPolicy()
+    monkeypatch.setenv(name, "7.5")
+    assert get_policy() == replace(RetryPolicy(), **{_VARIABLES[name]: 7.5})
+    monkeypatch.setenv(name, "")
+    assert get_policy() == RetryPolicy(), "empty means unset"
+    for text in ("soon", "nan", "inf", "-1", "1e999", "5 s"):
+        monkeypatch.setenv(name, text)
+        with pytest.raises(ConfigError, match=f"^{name}='{text}' is not a time; write seconds, .*, or unset it$"):
+            get_policy()
+    with use_policy(RetryPolicy(budget_s=1.0)):
+        assert get_policy().budget_s == 1.0, "what the process sets goes before"
+    with pytest.raises(ConfigError):
+        get_policy()
+
+
+def test_no_time_at_all_is_a_budget_but_no_timeout(no_policy: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGSPAN_RETRY_BUDGET_S", "0")
+    assert get_policy().budget_s == 0.0
+    monkeypatch.setenv("LONGSPAN_READ_TIMEOUT_S", "0")
+    with pytest.raises(ConfigError, match="LONGSPAN_READ_TIMEOUT_S='0' is not a time; write seconds, more than 0"):
+        get_policy()
+
+
+def test_a_new_process_behaves_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mock-key-id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mock-secret-key")
+    monkeypatch.setenv("LONGSPAN_RETRY_BUDGET_S", "0")
+    code = "from longspan import storage; storage.exists('s3://bucket/a')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PLATFORM)
+    assert done.returncode == 1
+    assert "cannot read s3://bucket/a: gave up after 1 tries" in done.stderr
 
 
 def test_the_deadline_of_a_try_grows_with_its_bytes() -> None:

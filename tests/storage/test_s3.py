@@ -1,5 +1,6 @@
 """What is special about a store: pages, parts, versions, buckets, placeholders, other processes and threads."""
 
+import itertools
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 
 from longspan import storage
 from longspan.errors import StorageError
-from longspan.storage import NotFoundError, client, join, s3
+from longspan.storage import NotFoundError, client, join, ranges, s3
 from longspan.storage.client import Reply
 from longspan.storage.uri import parse
 from tests.s3 import Fault, FaultProxy, raw_client
@@ -19,13 +20,18 @@ from tests.s3 import Fault, FaultProxy, raw_client
 _PART = 5 << 20  # the smallest that S3 takes
 
 
-def test_listings_page_over_more_than_a_thousand_keys(s3_bucket: str, moto_server: str) -> None:
+def test_listings_page_over_more_than_a_thousand_keys(
+    s3_bucket: str, moto_server: str, fault_proxy: Callable[..., FaultProxy]
+) -> None:
     names = [f"{index:04d}" for index in range(1003)]
     raw, bucket = raw_client(moto_server), parse(s3_bucket).bucket
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: raw.put_object(Bucket=bucket, Key=f"many/{name}"), names))
     assert storage.list_files(join(s3_bucket, "many")) == names
     assert storage.list_files(join(s3_bucket, "many"), recursive=False) == names
+    proxy = fault_proxy()
+    assert storage.list_sizes(join(s3_bucket, "many")) == dict.fromkeys(names, 0)
+    assert proxy.num_requests == 2, "one for each thousand, none for each key"
 
 
 def test_large_objects_move_in_parts(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +63,7 @@ def test_a_failed_upload_leaves_no_parts_behind(
     proxy = fault_proxy(Fault("403", path="partNumber=2"))
     with pytest.raises(StorageError, match=f"cannot write {uri}: permission denied"):
         storage.upload_file(tmp_path / "large", uri)
-    assert proxy.struck["403"] == 1
+    assert proxy.struck["403"] == 2, "once more with new credentials"
     assert "Uploads" not in raw_client(moto_server).list_multipart_uploads(Bucket=parse(uri).bucket)
     assert storage.read_bytes(uri) == b"old"
 
@@ -96,6 +102,27 @@ def test_a_file_that_shrinks_during_its_upload_is_named(
     assert not storage.exists(join(s3_bucket, "x"))
 
 
+def test_ranges_are_of_one_version(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The object is replaced between two of the requests: once it is read anew, at every time it is an error."""
+    uri = join(s3_bucket, "a")
+    storage.write_bytes(uri, b"0" * 10)
+    request, left = client.request, [1]
+
+    def interfering(verb: str, location: Any, method: str, **fields: Any) -> Reply:
+        if method == "get_object" and fields["download"].start == 3 and left[0]:
+            left[0] -= 1
+            request("write", location, "put_object", Key=location.path, Body=b"%010d" % left[0])
+        return request(verb, location, method, **fields)
+
+    monkeypatch.setattr(ranges, "request", interfering)
+    monkeypatch.setattr(s3, "in_parallel", lambda function, items, num_threads: [function(item) for item in items])
+    assert storage.read_ranges(uri, [(7, 10), (3, 6)]) == [b"000", b"000"]
+    assert left == [0]
+    left[0] = 100
+    with pytest.raises(StorageError, match=f"cannot read {uri}: it was replaced while being read"):
+        storage.read_ranges(uri, [(7, 10), (3, 6)])
+
+
 def _replace_while_read(uri: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rewrite `uri` after the first part of each of the next reads."""
     monkeypatch.setattr(s3, "PART_BYTES", 4)
@@ -103,12 +130,12 @@ def _replace_while_read(uri: str, times: int, monkeypatch: pytest.MonkeyPatch) -
 
     def interfering(verb: str, location: Any, method: str, **fields: Any) -> Reply:
         reply = request(verb, location, method, **fields)
-        if method == "get_object" and fields["Range"] == "bytes=0-3" and left[0]:
+        if method == "get_object" and fields["download"].start == 0 and left[0]:
             left[0] -= 1
             request("write", location, "put_object", Key=location.path, Body=b"%010d" % left[0])
         return reply
 
-    monkeypatch.setattr(s3, "request", interfering)
+    monkeypatch.setattr(ranges, "request", interfering)
 
 
 def test_two_versions_are_never_mixed(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,18 +171,79 @@ def test_an_object_that_becomes_shorter_between_parts_is_read_again(
     request, refused = client.request, [False]
 
     def shorter_once(verb: str, location: Any, method: str, **fields: Any) -> Reply:
-        if fields.get("Range") == "bytes=4-7" and not refused[0]:
+        if method == "get_object" and fields["download"].start == 4 and not refused[0]:
             refused[0] = True
             return Reply(416)
         return request(verb, location, method, **fields)
 
-    monkeypatch.setattr(s3, "request", shorter_once)
+    monkeypatch.setattr(ranges, "request", shorter_once)
     assert storage.read_bytes(uri) == b"01234567"
     assert refused == [True]
 
 
+def test_what_a_broken_try_received_is_not_asked_for_again(
+    s3_bucket: str, fault_proxy: Callable[..., FaultProxy]
+) -> None:
+    uri, data = join(s3_bucket, "a"), os.urandom(100_000)
+    storage.write_bytes(uri, data)
+    for start, end in ((0, None), (10, 90_000), (99_999, 100_000)):
+        proxy = fault_proxy(Fault("truncate", times=12))
+        assert storage.read_bytes(uri, start, end) == data[start:end]
+        assert proxy.struck == {"truncate": 12}
+        assert proxy.num_body_bytes <= 1.1 * len(data[start:end])
+
+
+def test_the_rest_of_a_broken_try_is_of_the_same_version(
+    s3_bucket: str, fault_proxy: Callable[..., FaultProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a store that does not know If-Match."""
+    uri, old, new = join(s3_bucket, "a"), b"0" * 50_000, b"1" * 50_000
+    fields = client.Download.fields
+    reads = (storage.read_bytes, lambda uri: b"".join(storage.read_ranges(uri, [(0, 20_000), (20_000, 50_000)])))
+    for knows_if_match, read in itertools.product((True, False), reads):
+        storage.write_bytes(uri, old)
+        proxy = fault_proxy(Fault("truncate", times=1, method="GET"))
+
+        def fields_after_a_change(download: client.Download, knows: bool = knows_if_match) -> dict[str, Any]:
+            now = fields(download)
+            if download.pieces:
+                storage.write_bytes(uri, new)
+            return now if knows else {"Range": now["Range"]}
+
+        with monkeypatch.context() as patch:
+            patch.setattr(client.Download, "fields", fields_after_a_change)
+            assert read(uri) == new
+        assert proxy.struck == {"truncate": 1}
+
+
+def test_a_try_that_broke_off_at_its_last_byte_is_whole(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All bytes are there, but their end was not seen: the next range would be behind the object, or empty."""
+    uri, data = join(s3_bucket, "a"), os.urandom(50_000)
+    storage.write_bytes(uri, data)
+    call, left = client._call, [0]
+
+    async def breaking(*args: Any, **fields: Any) -> dict[str, Any]:
+        answer = await call(*args, **fields)
+        left[0] -= 1
+        if left[0] >= 0:
+            raise ConnectionResetError("after the last byte")
+        return answer
+
+    monkeypatch.setattr(client, "_call", breaking)
+    for start, end in ((0, None), (0, 50_000), (40_000, 60_000), (7, 8)):
+        left[0] = 3
+        assert storage.read_bytes(uri, start, end) == data[start:end]
+        assert left[0] < 3
+
+
+def test_a_store_that_sends_less_than_it_says_is_named(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "request", lambda *args, **fields: Reply(206, {"ContentRange": "bytes 0-9/10"}, b"123"))
+    with pytest.raises(StorageError, match=r"of bytes \[0, 10\) it has 3 only"):
+        storage.read_bytes(join(s3_bucket, "a"))
+
+
 def test_a_store_without_ranges_is_refused(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "request", lambda *args, **fields: Reply(200, {}, b"everything"))
+    monkeypatch.setattr(ranges, "request", lambda *args, **fields: Reply(200, {}, b"everything"))
     with pytest.raises(StorageError, match="does not serve byte ranges"):
         storage.read_bytes(join(s3_bucket, "a"), 2, 4)
 
@@ -164,7 +252,9 @@ def test_a_missing_bucket_is_named(moto_server: str, tmp_path: Path) -> None:
     uri = "s3://no-such-bucket/a"
     for use in (
         storage.read_bytes,
+        lambda uri: storage.read_ranges(uri, [(0, 1)]),
         storage.size,
+        storage.list_sizes,
         storage.list_files,
         storage.list_folders,
         storage.open_input,
@@ -182,6 +272,7 @@ def test_a_missing_bucket_is_named(moto_server: str, tmp_path: Path) -> None:
 def test_a_bucket_is_not_an_object(s3_bucket: str) -> None:
     for use in (
         storage.read_bytes,
+        lambda uri: storage.read_ranges(uri, [(0, 1)]),
         storage.size,
         storage.delete,
         storage.open_input,

@@ -30,6 +30,7 @@ _ENVIRONMENT = (
     "AWS_CA_BUNDLE",
 )
 _MAX_CONNECTIONS = 64
+_READ_BYTES = 1 << 20
 
 # Not emptied after a fork, only looked up under another process id: closing the parent's clients in a child would take
 # the parent's sockets out of the epoll set that both share.
@@ -43,6 +44,38 @@ class Reply:
     status: int
     fields: dict[str, Any] = field(default_factory=dict)
     body: bytes = b""
+
+
+@dataclass(slots=True)
+class Download:
+    """Bytes [start, stop) of an object on their way; `etag` is the version that they must be of, "" for any.
+
+    What a try received before it broke off stays, and the next one asks for the rest of that version only: so a store
+    that cuts every answer short is still read to the end, and no byte is paid for twice.
+    """
+
+    start: int
+    stop: int
+    etag: str = ""
+    pieces: list[bytes] = field(default_factory=list)
+
+    @property
+    def num_received(self) -> int:
+        return sum(map(len, self.pieces))
+
+    def fields(self) -> dict[str, Any]:
+        """What a request for the rest says."""
+        if self.num_received == self.stop - self.start:  # there is no range for nothing
+            self.pieces[-1] = self.pieces[-1][:-1]
+        condition = {"IfMatch": self.etag} if self.etag else {}
+        return {"Range": f"bytes={self.start + self.num_received}-{self.stop - 1}", **condition}
+
+    def keep(self, received: list[tuple[str, bytes]]) -> None:
+        """Add the pieces that a broken try leaves, each with its ETag; without one they might be of any version."""
+        for etag, piece in tuple(received):
+            if etag and etag == (self.etag or etag):
+                self.etag = etag
+                self.pieces.append(piece)
 
 
 def region() -> str | None:
@@ -68,54 +101,65 @@ def request(
     num_bytes: int = 0,
     accept: Collection[int] = (),
     policy: RetryPolicy | None = None,
+    download: Download | None = None,
     **fields: Any,
 ) -> Reply:
     """One S3 API call ("get_object") on the bucket of `location`, tried until the policy's budget is spent.
 
     `fields` are its parameters without Bucket. `num_bytes` is how much it moves at most, for the deadline of a try.
     A status in `accept` (such as 404) is an answer and not a failure. `policy` defaults to that of the process.
-    Raises StorageError, NotFoundError.
+    With `download` the body is read, and broken tries are gone on with. Raises StorageError, NotFoundError.
     """
     policy = policy or get_policy()
     timeout_s = policy.attempt_timeout_s(num_bytes)
     key = _client_key(policy)
+    clients: list[S3FileSystem] = []
 
     def attempt() -> Reply:
         import fsspec.asyn
 
-        client = _client(key, policy)
+        clients[:] = [_client(key, policy)]
+        received: list[tuple[str, bytes]] = []  # a list for each try: one that timed out may not have ended yet
+        now = fields if download is None else fields | download.fields()
+        body = None if download is None else received
         try:
-            reply: Reply = fsspec.asyn.sync(
-                client.loop, _call, client, method, timeout=timeout_s, Bucket=location.bucket, **fields
+            answer: dict[str, Any] = fsspec.asyn.sync(
+                clients[0].loop, _call, clients[0], method, body, timeout=timeout_s, Bucket=location.bucket, **now
             )
-        except fsspec.asyn.FSTimeoutError as exception:
-            raise TooSlowError(f"no complete answer within {timeout_s:.1f} s") from exception
         except Exception as exception:
+            if download is not None:
+                download.keep(received)
+            if isinstance(exception, fsspec.asyn.FSTimeoutError):
+                raise TooSlowError(f"no complete answer within {timeout_s:.1f} s") from exception
             status = error_status(exception)
             if status is None or status not in accept:
                 raise
             return Reply(status)
-        return reply
+        pieces = [] if download is None else download.pieces
+        data = b"".join([*pieces, *(piece for _, piece in received)])
+        return Reply(int(answer["ResponseMetadata"]["HTTPStatusCode"]), answer, data)
 
     return call_with_retries(
         attempt,
         policy=policy,
         doing=f"{verb} {location.uri}",
         understand=lambda exception: understand(exception, verb, location),
-        log_in_again=lambda: _forget(key),
+        log_in_again=lambda: _forget(key, clients[0]),
     )
 
 
-async def _call(client: "S3FileSystem", method: str, **fields: Any) -> Reply:
+async def _call(
+    client: "S3FileSystem", method: str, received: list[tuple[str, bytes]] | None, **fields: Any
+) -> dict[str, Any]:
     # The public call_s3 is this coroutine run to its end; the body has to be read on the same event loop as well.
-    answer = await client._call_s3(method, **fields)
-    body = b""
-    if method == "get_object":
+    answer: dict[str, Any] = await client._call_s3(method, **fields)
+    if received is not None:
         try:
-            body = await answer["Body"].read()
+            while piece := await answer["Body"].read(_READ_BYTES):
+                received.append((str(answer.get("ETag", "")), piece))
         finally:
             answer["Body"].close()
-    return Reply(int(answer["ResponseMetadata"]["HTTPStatusCode"]), answer, body)
+    return answer
 
 
 def _client_key(policy: RetryPolicy) -> tuple[object, ...]:
@@ -131,8 +175,9 @@ def _client(key: tuple[object, ...], policy: RetryPolicy) -> "S3FileSystem":
     return client
 
 
-def _forget(key: tuple[object, ...]) -> None:
-    _clients.pop(key, None)
+def _forget(key: tuple[object, ...], client: "S3FileSystem") -> None:
+    if _clients.get(key) is client:  # and not one that another thread has made with new credentials meanwhile
+        _clients.pop(key, None)
 
 
 def _new_client(policy: RetryPolicy) -> "S3FileSystem":

@@ -21,6 +21,14 @@ class TooSlowError(Exception):
     """A try took longer than the policy allows for its bytes; worth another one on a new connection."""
 
 
+def short_range(location: Location, start: int, end: int, num_found: int) -> StorageError:
+    """The error of a range that had to be there as a whole."""
+    return StorageError(
+        f"cannot read {location.uri}: of bytes [{start}, {end}) it has {num_found} only; "
+        "it is shorter than it was said to be: restore it, or make it again"
+    )
+
+
 # Sources: the S3 API reference's list of error codes, and the retry tables of botocore ("standard" mode).
 _TRANSIENT_CODES = frozenset(
     {
@@ -31,8 +39,12 @@ _TRANSIENT_CODES = frozenset(
     }
 )
 _TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-_STALE_LOGIN_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"})
-_BAD_LOGIN_CODES = _STALE_LOGIN_CODES | {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId"}
+_BAD_LOGIN_CODES = frozenset(
+    {
+        *("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"),
+        *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId"),
+    }
+)
 _PERMISSIONS = {"read": "s3:GetObject", "write": "s3:PutObject", "list": "s3:ListBucket", "delete": "s3:DeleteObject"}
 _CHAIN = "the standard AWS chain (environment variables, AWS_PROFILE and ~/.aws, the role of the machine or pod)"
 
@@ -87,9 +99,14 @@ def _understand_response(response: dict[str, Any], verb: str, location: Location
         return Failure(reason, NotFoundError(f"{start}: it does not exist"))
     if code in _BAD_LOGIN_CODES:
         text = f"{start}: the store refused the credentials ({reason}); renew them in {_CHAIN}"
-        return Failure(reason, StorageError(text), is_stale_login=code in _STALE_LOGIN_CODES)
+        return Failure(reason, StorageError(text), is_stale_login=True)
+    # Keys that were rotated or ran out are refused in many ways, and an answer to HEAD has no code to tell them apart.
     if status in (401, 403):
-        return Failure(reason, StorageError(f"{start}: {_permission_text(reason, verb, location)}"))
+        text = f"{start}: {_permission_text(reason, verb, location)}"
+        return Failure(reason, StorageError(text), is_stale_login=True)
+    if code == "400":
+        text = f"{start}: the store answered 400 and no more, as to credentials that ran out; renew them in {_CHAIN}"
+        return Failure(reason, StorageError(text), is_stale_login=True)
     if status in (301, 307, 400) and code in ("PermanentRedirect", "301", "307", "AuthorizationHeaderMalformed"):
         text = f"{start}: the bucket is in another region ({reason}); set AWS_REGION to it"
         return Failure(reason, StorageError(text))

@@ -7,13 +7,13 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from longspan.errors import StorageError
-from longspan.storage.failures import NotFoundError
-from longspan.storage.uri import Uri
+from longspan.storage.failures import NotFoundError, short_range
+from longspan.storage.uri import Location, Uri
 
 _UNFINISHED = (
     ".longspan-tmp"  # files being written; listings hide them, as a store hides an upload that is not complete
@@ -52,6 +52,22 @@ def read(path: str, start: int, end: int | None) -> bytes:
     with open_file(path) as file, local_errors("read", path):
         file.seek(start)
         return file.read() if end is None else file.read(end - start)
+
+
+def read_ranges(path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Bytes [start, end) of the file for every span, all of the file that was opened. StorageError if one is short."""
+    with open_file(path) as file, local_errors("read", path):
+        return [_pread(file.fileno(), path, *span) for span in spans]
+
+
+def _pread(descriptor: int, path: str, start: int, end: int) -> bytes:
+    pieces, offset = [], start
+    while piece := os.pread(descriptor, end - offset, offset):  # one call gives 2 GiB at most
+        pieces.append(piece)
+        offset += len(piece)
+    if offset != end:
+        raise short_range(Location(None, path), start, end, offset - start)
+    return b"".join(pieces)
 
 
 @contextmanager
@@ -114,9 +130,8 @@ def _walk(path: str, prefix: str, seen: set[str]) -> Iterator[str]:
     for entry in _scan(path):
         if entry.is_dir():
             yield from _walk(entry.path, f"{prefix}{entry.name}/", seen)
-        elif entry.is_file():
-            if not entry.name.endswith(_UNFINISHED):
-                yield prefix + entry.name
+        elif _is_finished_file(entry):
+            yield prefix + entry.name
         elif entry.is_symlink() and not os.path.exists(entry.path):
             raise StorageError(f"cannot list {path}: {entry.name} is a link to nothing; mend or remove it")
 
@@ -129,12 +144,23 @@ def _scan(path: str) -> list[os.DirEntry[str]]:
         return []
 
 
-def list_names(path: str, *, folders: bool) -> list[str]:
-    """Sorted names directly in `path`: its folders, or its files."""
-    entries = _scan(path)
-    if folders:
-        return sorted(entry.name for entry in entries if entry.is_dir())
-    return sorted(entry.name for entry in entries if entry.is_file() and not entry.name.endswith(_UNFINISHED))
+def list_folders(path: str) -> list[str]:
+    """Sorted names of the folders directly in `path`."""
+    return sorted(entry.name for entry in _scan(path) if entry.is_dir())
+
+
+def list_sizes(path: str, *, recursive: bool) -> dict[str, int]:
+    """Bytes in each file below `path`, or directly in it, by name; without those removed since they were listed."""
+    names = walk(path) if recursive else (entry.name for entry in _scan(path) if _is_finished_file(entry))
+    sizes = {}
+    for name in names:
+        with suppress(NotFoundError), local_errors("list", path):
+            sizes[name] = os.stat(os.path.join(path, name)).st_size
+    return sizes
+
+
+def _is_finished_file(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file() and not entry.name.endswith(_UNFINISHED)
 
 
 def delete(path: str) -> None:

@@ -6,6 +6,7 @@ tries again after transient failures of the store, as `retry.RetryPolicy` says.
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from longspan.errors import DataError, StorageError
@@ -32,6 +33,23 @@ def read_bytes(uri: Uri, start: int | None = None, end: int | None = None, *, di
         if digest is None or (found := digest_bytes(data)) == digest:
             return data
     raise _wrong_digest(location, found, digest)
+
+
+def read_ranges(uri: Uri, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Bytes [start, end) of `uri` for each of `ranges`, in their order and all of one version of the object.
+
+    A store gets one request for each range that is not empty, several at a time: join ranges that are neighbours first.
+    Raises StorageError that names the range if the object ends before it does, ValueError for an impossible range.
+    """
+    for start, end in ranges:
+        if not 0 <= start <= end:
+            raise ValueError(f"read_ranges needs 0 <= start <= end, not [{start}, {end})")
+    location = parse(uri)
+    spans = [span for span in ranges if span[0] < span[1]]
+    if not spans:
+        return [b""] * len(ranges)
+    found = iter(s3.read_ranges(location, spans) if location.is_remote else local.read_ranges(location.path, spans))
+    return [next(found) if start < end else b"" for start, end in ranges]
 
 
 def read_text(uri: Uri) -> str:
@@ -106,22 +124,26 @@ def list_files(uri: Uri, recursive: bool = True) -> list[str]:
     Files that are being written are not listed. Raises NotFoundError if the bucket does not exist.
     """
     location = parse(uri)
-    if not recursive:
-        return _list_names(location, folders=False)
+    if not location.is_remote and recursive:
+        return sorted(local.walk(location.path))
+    return list(list_sizes(uri, recursive))
+
+
+def list_sizes(uri: Uri, recursive: bool = True) -> dict[str, int]:
+    """Size in bytes of every file that `list_files` names, in its order; of a store by the listing alone."""
+    location = parse(uri)
     if location.is_remote:
-        return sorted(entry.name for entry in s3.list_entries(location) if not entry.is_placeholder)
-    return sorted(local.walk(location.path))
+        entries = s3.list_entries(location, recursive=recursive)
+        sizes = {entry.name: entry.size for entry in entries if not entry.is_placeholder}
+    else:
+        sizes = local.list_sizes(location.path, recursive=recursive)
+    return dict(sorted(sizes.items()))
 
 
 def list_folders(uri: Uri) -> list[str]:
     """Sorted names of the folders directly in the folder `uri`; [] if nothing is there."""
-    return _list_names(parse(uri), folders=True)
-
-
-def _list_names(location: Location, *, folders: bool) -> list[str]:
-    if location.is_remote:
-        return s3.list_names(location, folders=folders)
-    return local.list_names(location.path, folders=folders)
+    location = parse(uri)
+    return s3.list_folders(location) if location.is_remote else local.list_folders(location.path)
 
 
 def delete(uri: Uri) -> None:

@@ -2,9 +2,15 @@
 
 The client's own retries are switched off (`client.py`), so that the budget means what it says; only aiohttp still
 repeats a request once when its connection dies.
+
+Without a `set_policy` the policy of a process is the defaults, changed by three environment variables (seconds):
+LONGSPAN_RETRY_BUDGET_S, LONGSPAN_CONNECT_TIMEOUT_S and LONGSPAN_READ_TIMEOUT_S. Ray workers on the driver's machine
+inherit them; on other machines, name them in the runtime environment's `env_vars`. `set_policy` is for one process.
 """
 
 import logging
+import math
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from longspan.errors import StorageError
+from longspan.errors import ConfigError, StorageError
 
 _LOG = logging.getLogger(__name__)
 _QUIET_TRIES = 3  # a store that asks to slow down now and then is no news
@@ -56,16 +62,37 @@ class Failure:
     is_stale_login: bool = False
 
 
-_policy = RetryPolicy()
+_VARIABLES = {
+    "budget_s": "LONGSPAN_RETRY_BUDGET_S",
+    "connect_timeout_s": "LONGSPAN_CONNECT_TIMEOUT_S",
+    "read_timeout_s": "LONGSPAN_READ_TIMEOUT_S",
+}
+_policy: RetryPolicy | None = None  # None = the one that the environment says
 
 
 def get_policy() -> RetryPolicy:
-    """The policy of this process."""
-    return _policy
+    """The policy of this process. Raises ConfigError for an environment variable that is no time."""
+    return _policy_of_environment() if _policy is None else _policy
 
 
-def set_policy(policy: RetryPolicy) -> None:
-    """Make `policy` the one of this process, for all its threads. A worker process starts with the defaults."""
+def _policy_of_environment() -> RetryPolicy:
+    return RetryPolicy(**{field: _seconds(name) for field, name in _VARIABLES.items() if os.environ.get(name)})
+
+
+def _seconds(name: str) -> float:
+    text = os.environ[name]
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    least = "0 or more" if name == _VARIABLES["budget_s"] else "more than 0"
+    if not (math.isfinite(seconds) and (seconds > 0 or (seconds == 0 and least == "0 or more"))):
+        raise ConfigError(f"{name}={text!r} is not a time; write seconds, {least}, or unset it")
+    return seconds
+
+
+def set_policy(policy: RetryPolicy | None) -> None:
+    """Make `policy` the one of this process, for all its threads; None gives it back to the environment."""
     global _policy
     _policy = policy
 
@@ -73,7 +100,7 @@ def set_policy(policy: RetryPolicy) -> None:
 @contextmanager
 def use_policy(policy: RetryPolicy) -> Iterator[None]:
     """Set `policy` for the duration of a `with` block (`longspan doctor` and tests want to fail fast)."""
-    before = get_policy()
+    before = _policy
     set_policy(policy)
     try:
         yield
@@ -92,7 +119,7 @@ def call_with_retries(
     """Call `attempt` until it succeeds, fails for good, or the budget of `policy` is spent.
 
     `doing` ("read s3://b/k") goes into log lines and the final error. `understand` says what an exception means.
-    Credentials that ran out are fetched anew once, through `log_in_again`. Raises StorageError.
+    Credentials that were refused are fetched anew once, through `log_in_again`. Raises StorageError.
     """
     start_s = time.monotonic()
     has_new_login = False

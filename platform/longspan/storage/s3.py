@@ -7,7 +7,7 @@ import base64
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,8 +15,9 @@ from typing import Any, NoReturn, TypeVar
 
 from longspan.errors import StorageError
 from longspan.storage.client import request
-from longspan.storage.failures import NotFoundError
+from longspan.storage.failures import NotFoundError, short_range
 from longspan.storage.local import local_errors
+from longspan.storage.ranges import ChangedError, Part, fetch
 from longspan.storage.retry import get_policy
 from longspan.storage.uri import Location
 
@@ -42,17 +43,6 @@ class Entry:
     def is_placeholder(self) -> bool:
         """Whether it only stands for a folder; some tools write such empty objects."""
         return not self.name or self.name.endswith("/")
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    data: bytes
-    etag: str
-    total: int
-
-
-class _ChangedError(Exception):
-    """The object was replaced between two of its parts."""
 
 
 class _LostUploadError(Exception):
@@ -96,7 +86,7 @@ def read(location: Location, start: int, end: int | None, etag: str | None = Non
     """Bytes [start, end) of the object; fewer where it ends earlier. With `etag`, of that version of it only."""
     for _ in range(_NUM_RESTARTS):
         parts: dict[int, bytes] = {}
-        with suppress(_ChangedError):
+        with suppress(ChangedError):
             _fetch(location, start, end, etag, parts.__setitem__)
             return b"".join(parts[offset] for offset in sorted(parts))
     raise _changed(location)
@@ -105,7 +95,7 @@ def read(location: Location, start: int, end: int | None, etag: str | None = Non
 def download(location: Location, path: str, etag: str | None = None) -> None:
     """Write the object to the local file `path`, which may be left incomplete by an error."""
     for _ in range(_NUM_RESTARTS):
-        with suppress(_ChangedError), _Writer(path) as writer:
+        with suppress(ChangedError), _Writer(path) as writer:
             _fetch(location, 0, None, etag, writer.write)
             return
     raise _changed(location)
@@ -140,45 +130,43 @@ def _fetch(
 
     The first part tells size and ETag, and the others are asked for under that ETag: no mixture of two versions.
     """
-    key = _key("read", location)
+    _key("read", location)
     if end is not None and end <= start:
         if head(location) is None:
             raise_not_found(location)
         return
-
-    def part(offset: int, stop: int, tag: str | None) -> _Part | None:
-        condition: dict[str, Any] = {"IfMatch": tag} if tag else {}
-        span = f"bytes={offset}-{stop - 1}"
-        size = stop - offset
-        reply = request(
-            "read", location, "get_object", num_bytes=size, accept=(412, 416), Key=key, Range=span, **condition
-        )
-        if reply.status == 412:
-            raise _ChangedError
-        if reply.status == 416:  # begins behind the end, as every range of an empty object does
-            return None
-        return _Part(reply.body, str(reply.fields.get("ETag", "")), _total_bytes(location, reply.fields))
-
-    first = part(start, start + PART_BYTES if end is None else min(end, start + PART_BYTES), etag)
+    first = fetch(location, start, start + PART_BYTES if end is None else min(end, start + PART_BYTES), etag)
     if first is None:
         return
     write(0, first.data)
     stop = first.total if end is None else min(end, first.total)
 
     def copy(offset: int) -> None:
-        following = part(offset, min(offset + PART_BYTES, stop), first.etag)
+        following = fetch(location, offset, min(offset + PART_BYTES, stop), first.etag)
         if following is None:
-            raise _ChangedError
+            raise ChangedError
         write(offset - start, following.data)
 
     in_parallel(copy, range(start + PART_BYTES, stop, PART_BYTES), _NUM_THREADS)
 
 
-def _total_bytes(location: Location, fields: dict[str, Any]) -> int:
-    _, slash, total = str(fields.get("ContentRange", "")).rpartition("/")
-    if not slash or not total.isdigit():
-        raise StorageError(f"cannot read {location.uri}: the store does not serve byte ranges, which longspan needs")
-    return int(total)
+def read_ranges(location: Location, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Bytes [start, end) of the object for every span, one request each, all of the same version of it."""
+    _key("read", location)
+
+    def whole(span: tuple[int, int]) -> Part:
+        part = fetch(location, *span)
+        num_found = 0 if part is None else len(part.data)
+        if part is None or num_found != span[1] - span[0]:
+            raise short_range(location, *span, num_found)
+        return part
+
+    for _ in range(_NUM_RESTARTS):
+        with suppress(ChangedError):  # after a try that broke off
+            parts = in_parallel(whole, spans, 2 * _NUM_THREADS)
+            if len({part.etag for part in parts}) < 2:
+                return [part.data for part in parts]
+    raise _changed(location)
 
 
 def _changed(location: Location) -> StorageError:
@@ -229,21 +217,21 @@ def _checked_body(data: bytes | memoryview) -> dict[str, Any]:
     return {"Body": bytes(data), "ContentMD5": base64.b64encode(digest).decode()}
 
 
-def list_entries(location: Location) -> Iterator[Entry]:
-    """Every object below `location`, in the order of the store, with placeholders of folders (names ending in "/")."""
-    for page, prefix in _pages(location):
+def list_entries(location: Location, *, recursive: bool = True) -> Iterator[Entry]:
+    """Every object below `location`, or directly in it, in the order of the store.
+
+    With placeholders of folders (names ending in "/").
+    """
+    for page, prefix in _pages(location, **({} if recursive else {"Delimiter": "/"})):
         for item in page.get("Contents", []):
             yield Entry(item["Key"][len(prefix) :], int(item["Size"]), str(item.get("ETag", "")))
 
 
-def list_names(location: Location, *, folders: bool) -> list[str]:
-    """Sorted names directly in `location`: its folders, or its objects."""
+def list_folders(location: Location) -> list[str]:
+    """Sorted names of the folders directly in `location`."""
     names: set[str] = set()
     for page, prefix in _pages(location, Delimiter="/"):
-        if folders:
-            names.update(item["Prefix"][len(prefix) : -1] for item in page.get("CommonPrefixes", []))
-        else:
-            names.update(item["Key"][len(prefix) :] for item in page.get("Contents", []))
+        names.update(item["Prefix"][len(prefix) : -1] for item in page.get("CommonPrefixes", []))
     return sorted(names - {""})
 
 
