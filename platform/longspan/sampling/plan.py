@@ -1,179 +1,173 @@
-"""The sample plan: for every training sample, the pieces of documents whose tokens it takes.
+"""The sample plan: for every training sample, the pieces of documents whose tokens it takes, part by part.
 
-Built once on the driver from the document index and the recipe; `corpus.plan_table` stores it, `feed/` reads its rows.
+A stream of parts, so that a plan of any length is built in the memory of one window a source. `corpus.plan_table`
+stores the parts, `feed/` reads their rows, `planner/` counts them.
 
 What holds when a plan is built again with other arguments (same corpus and seed):
-- Sample k of a source is always the same tokens, whatever the mix, the steps and the batch size: only where it stands
-  in the run can change.
-- With one source, more steps only append. With several, the order inside a mix phase is a permutation of that phase's
-  samples, so a longer phase is dealt anew, while the phases before it stay as they were.
+- Sample k of a source is always the same tokens, whatever the mix, the steps, the batch size and `part_samples`: only
+  where it stands in the run can change.
+- With one source, more steps only append. With several, the last block of a mix segment is dealt anew when the segment
+  grows; all before it stays as it was. A ramp that gets longer, or a limit that starts to hold, changes the mix itself.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longspan.errors import ConfigError
-from longspan.sampling.streams import Spans, stream_spans
+from longspan.sampling.mix import Mixture, asked_mixture, block_sources, limited_mixture, total_counts
+from longspan.sampling.packing import Samples, joined, pack_best_fit, pack_sequential
+from longspan.sampling.settings import MixPoint, PlanSettings, Upsample
+from longspan.sampling.table import CorpusTable
+from longspan.sampling.windows import Source, open_source, stream_windows
 
-_MIX, _STREAM = 11, 12
-"""Tags that keep the order of a mix phase and the streams of the sources apart."""
+__all__ = ["MixPoint", "PlanPart", "PlanSettings", "Upsample", "plan_parts", "planned_mixture"]
+
+_WINDOW_SAMPLES = 4
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Samples in the order in which a run takes them; sample i is row i // global_batch_size of the optimizer steps.
+class PlanPart:
+    """Neighbouring samples of a run; sample i of the run is taken at optimizer step i // global_batch_size.
 
     Attributes:
-        source_names: names that `source` counts.
-        sample_length: tokens of every sample.
-        source: int16 [num_samples].
-        span_offsets: int64 [num_samples + 1]; sample i has spans span_offsets[i] to span_offsets[i + 1].
-        span_document: int32 [num_spans], document number in the manifest's index.
-        span_start: int32 [num_spans], first token within the document.
-        span_length: int32 [num_spans]; those of a sample add up to `sample_length`.
+        first_sample: place of the part's first sample in the run.
+        source: int16 [num_samples], place in the corpus's source names.
+        span_offsets: int64 [num_samples + 1], from 0; sample i has spans span_offsets[i] to span_offsets[i + 1].
+        document: int64 [num_spans], document number in the corpus.
+        offset: int64 [num_spans], first token of the span in the global token stream.
+        length: int32 [num_spans], tokens, at least 1; those of a sample add up to at most `sample_length`, and what
+            is missing is padding.
+        epoch: int32 [num_samples], epoch (from 0) of its source that the sample begins in.
     """
 
-    source_names: tuple[str, ...]
-    sample_length: int
+    first_sample: int
     source: NDArray[np.int16]
     span_offsets: NDArray[np.int64]
-    span_document: NDArray[np.int32]
-    span_start: NDArray[np.int32]
-    span_length: NDArray[np.int32]
+    document: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    length: NDArray[np.int32]
+    epoch: NDArray[np.int32]
 
     @property
     def num_samples(self) -> int:
         return int(self.source.size)
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of everything above: two plans with the same one feed the same tokens in the same order."""
-        head = f"{self.source_names}:{self.sample_length}".encode()
-        digest = hashlib.sha256(head)
-        for column in (self.source, self.span_offsets, self.span_document, self.span_start, self.span_length):
-            digest.update(column.astype(column.dtype.newbyteorder("<")).tobytes())
-        return digest.hexdigest()[:32]
 
-
-def build_plan(
-    source_id: NDArray[np.int16],
-    length: NDArray[np.int32],
-    source_names: Sequence[str],
-    *,
-    mix: Sequence[tuple[int, Mapping[str, float]]],
-    steps: int,
-    global_batch_size: int,
-    sample_length: int,
-    upsample: tuple[int, float] | None,
-    seed: int,
-) -> Plan:
-    """Plan of `steps * global_batch_size` samples of exactly `sample_length` tokens, each from one source.
-
-    Inside a mix phase every source gets its exact share of the samples (largest remainder) in a seeded order. A source
-    is an endless stream of its documents, a new seeded permutation every epoch, cut into samples end to end: each of
-    its tokens is used once in an epoch, but for the copies that `upsample` adds.
+def plan_parts(table: CorpusTable, settings: PlanSettings, part_samples: int = 16384) -> Iterator[PlanPart]:
+    """The plan of `settings.steps * settings.global_batch_size` samples, each from one source, in parts.
 
     Args:
-        source_id: int16 [num_documents], the document's place in `source_names`.
-        length: int32 [num_documents], tokens of each document; empty ones are passed over.
-        source_names: the manifest's sources.
-        mix: (from_step, weights) phases, from_step rising from 0.
-        steps: optimizer steps.
-        global_batch_size: samples an optimizer step.
-        sample_length: tokens a sample.
-        upsample: (threshold, ratio) or None; see `streams.epoch_documents`.
-        seed: the recipe's seed.
+        table: the corpus.
+        settings: what is asked for.
+        part_samples: samples of every part but the last.
 
     Raises:
-        ConfigError: the mix names a source that the manifest lacks, or one without tokens; phases are out of order.
+        ConfigError: the settings do not fit the corpus or each other; raised by the call, before the first part.
     """
-    usable = np.bincount(source_id[length > 0], minlength=len(source_names)) > 0
-    _check_mix(mix, steps, source_names, usable)
-    borders = [step * global_batch_size for step, _ in mix] + [steps * global_batch_size]
-    phases = []
-    for phase, (_, weights) in enumerate(mix):
-        shares = np.array([float(weights.get(name, 0.0)) for name in source_names])
-        counts = exact_counts(shares, borders[phase + 1] - borders[phase])
-        rng = np.random.default_rng([seed, _MIX, phase])
-        phases.append(rng.permutation(np.repeat(np.arange(len(source_names), dtype=np.int16), counts)))
-    source = np.concatenate(phases)
-    totals = np.bincount(source, minlength=len(source_names))
+    mixture, sources = _open(table, settings)
+    streams = {
+        number: _source_samples(sources[number], settings) for number in np.flatnonzero(total_counts(mixture)).tolist()
+    }
+    return _in_parts(_dealt(mixture, streams, settings.shuffle), part_samples)
 
+
+def planned_mixture(table: CorpusTable, settings: PlanSettings) -> Mixture:
+    """The mix that `plan_parts` deals by, after the limits on repetition.
+
+    Raises:
+        ConfigError: as `plan_parts`.
+    """
+    return _open(table, settings)[0]
+
+
+def _open(table: CorpusTable, settings: PlanSettings) -> tuple[Mixture, dict[int, Source]]:
+    names = table.source_names
+    asked = asked_mixture(settings, names, table.source_tokens)
+    for name, upsample in settings.upsample.items():
+        if name not in names:
+            raise ConfigError(f"data.upsample.by_source.{name}: not in the manifest; it has {list(names)}")
+        if upsample.ratio < 1:
+            raise ConfigError(f"data.upsample: ratio {upsample.ratio} for {name} is below 1; give 1 or more")
+    used = np.flatnonzero(asked.begin.any(axis=0) | asked.end.any(axis=0)).tolist()
+    sources = {number: open_source(table, number, settings) for number in used}
+    epoch_tokens = np.zeros(len(names))
+    for number, source in sources.items():
+        epoch_tokens[number] = source.epoch_tokens
+    return limited_mixture(asked, settings, names, epoch_tokens), sources
+
+
+def _source_samples(source: Source, settings: PlanSettings) -> Iterator[Samples]:
+    """The source's samples, window by window, those of a window in a seeded order."""
+    windows = stream_windows(source, settings.shuffle, settings.shuffle_tokens)
+    pack = pack_best_fit if settings.packing == "best_fit" else pack_sequential
+    for samples, window in pack(windows, settings.sample_length):
+        if settings.shuffle:
+            rng = np.random.default_rng([*source.key, window.epoch, _WINDOW_SAMPLES, window.number])
+            samples = samples.reordered(rng.permutation(samples.num_samples))
+        yield samples
+
+
+def _dealt(
+    mixture: Mixture, streams: dict[int, Iterator[Samples]], shuffle: bool
+) -> Iterator[tuple[NDArray[np.int16], Samples]]:
+    """Blocks of the run: the source of each sample, and the samples."""
+    ready: dict[int, tuple[Samples, int]] = {}
+    for block in block_sources(mixture, shuffle):
+        taken = []
+        for number, count in enumerate(np.bincount(block).tolist()):
+            if count:
+                samples, ready[number] = _take(streams[number], ready.get(number), count)
+                taken.append(samples)
+        # The j-th sample of a source in the block is the j-th of those taken; a stable sort by source lines them up.
+        order = np.empty(block.size, dtype=np.int64)
+        order[np.argsort(block, kind="stable")] = np.arange(block.size)
+        yield block, joined(taken).reordered(order)
+
+
+def _take(
+    stream: Iterator[Samples], ready: tuple[Samples, int] | None, count: int
+) -> tuple[Samples, tuple[Samples, int]]:
+    """The next `count` samples of a stream; and the window in hand (`ready`), with how many of it are taken."""
+    window, used = ready or (next(stream), 0)
     parts = []
-    for number in np.flatnonzero(totals).tolist():
-        documents = np.flatnonzero((source_id == number) & (length > 0)).astype(np.int32)
-        # Keyed by the name, so that a source added to the manifest leaves the others' streams as they are.
-        name = int.from_bytes(hashlib.sha256(source_names[number].encode()).digest()[:8], "little")
-        parts.append(
-            stream_spans(
-                documents,
-                length[documents],
-                num_samples=int(totals[number]),
-                sample_length=sample_length,
-                upsample=upsample,
-                seed=[seed, _STREAM, name],
-            )
-        )
-    return _dealt_out(parts, source, tuple(source_names), sample_length)
+    while True:
+        stop = min(used + count, window.num_samples)
+        parts.append(window.between(used, stop))
+        count -= stop - used
+        if count == 0:
+            return joined(parts), (window, stop)
+        window, used = next(stream), 0
 
 
-def exact_counts(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:
-    """`total` split in proportion to `shares` into whole numbers (largest remainder; ties go to the first).
+def _in_parts(blocks: Iterator[tuple[NDArray[np.int16], Samples]], part_samples: int) -> Iterator[PlanPart]:
+    first = held = 0
+    sources: list[NDArray[np.int16]] = []
+    parts: list[Samples] = []
+    for source, samples in blocks:
+        sources.append(source)
+        parts.append(samples)
+        held += source.size
+        while held >= part_samples:
+            last = source.size - (held - part_samples)
+            yield _part(first, [*sources[:-1], sources[-1][:last]], [*parts[:-1], parts[-1].between(0, last)])
+            first, held = first + part_samples, held - part_samples
+            source, samples = source[last:], samples.between(last, samples.num_samples)
+            sources, parts = [source], [samples]
+    if held:
+        yield _part(first, sources, parts)
 
-    Args:
-        shares: float64 [num_parts], none negative, not all 0.
 
-    Returns:
-        int64 [num_parts], each within 1 of its exact share, 0 where the share is 0; their sum is `total`.
-    """
-    # Scaled by the largest first: the sum of huge weights must not overflow.
-    quota: NDArray[np.float64] = shares / shares.max()
-    quota = quota / quota.sum() * total
-    counts: NDArray[np.int64] = np.floor(quota).astype(np.int64)
-    remainder = np.where(shares > 0, quota - counts, -1.0)
-    counts[np.argsort(-remainder, kind="stable")[: total - int(counts.sum())]] += 1
-    return counts
-
-
-def _dealt_out(parts: list[Spans], source: NDArray[np.int16], names: tuple[str, ...], sample_length: int) -> Plan:
-    """The samples of all streams (source by source in `parts`) in the order of `source`."""
-    # The j-th sample of a source in the run is sample j of its stream; a stable sort by source lines the two up.
-    in_run = np.argsort(source, kind="stable")
-    spans_in_stream = np.concatenate([np.bincount(part.sample) for part in parts])
-    first_in_stream = np.cumsum(spans_in_stream) - spans_in_stream
-    num_spans, first = np.empty(source.size, dtype=np.int64), np.empty(source.size, dtype=np.int64)
-    num_spans[in_run], first[in_run] = spans_in_stream, first_in_stream
-    offsets = np.concatenate([[0], np.cumsum(num_spans)])
-    take = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], num_spans)
-    return Plan(
-        source_names=names,
-        sample_length=sample_length,
-        source=source,
-        span_offsets=offsets,
-        span_document=np.concatenate([part.document for part in parts])[take],
-        span_start=np.concatenate([part.start for part in parts])[take],
-        span_length=np.concatenate([part.length for part in parts])[take],
+def _part(first: int, sources: list[NDArray[np.int16]], parts: list[Samples]) -> PlanPart:
+    samples = joined(parts)
+    return PlanPart(
+        first_sample=first,
+        source=np.concatenate(sources),
+        span_offsets=samples.span_offsets,
+        document=samples.document,
+        offset=samples.offset,
+        length=samples.length,
+        epoch=samples.epoch,
     )
-
-
-def _check_mix(
-    mix: Sequence[tuple[int, Mapping[str, float]]], steps: int, names: Sequence[str], usable: NDArray[np.bool_]
-) -> None:
-    from_steps = [step for step, _ in mix]
-    if not from_steps or from_steps[0] != 0 or sorted(set(from_steps)) != from_steps or from_steps[-1] >= steps:
-        raise ConfigError(f"data.mix: from_step must rise from 0 and stay below train.steps {steps}, not {from_steps}")
-    for phase, (_, weights) in enumerate(mix):
-        if not any(weight > 0 for weight in weights.values()):
-            raise ConfigError(f"data.mix.{phase}.weights: needs at least one source with a weight above 0")
-        for name, weight in weights.items():
-            where = f"data.mix.{phase}.weights.{name}"
-            if name not in names:
-                raise ConfigError(f"{where}: not in the manifest; it has {list(names)}")
-            if weight > 0 and not usable[list(names).index(name)]:
-                raise ConfigError(
-                    f"{where}: the manifest has no token of this source; leave it out or prepare it again"
-                )

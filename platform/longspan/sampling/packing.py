@@ -1,0 +1,285 @@
+"""Documents of a source's windows packed into samples, best-fit or end to end.
+
+Both packers are generators over windows: what does not fill a sample yet is carried over into the next window's
+packing, so that a window's border costs no padding. `plan` deals their samples out by the mix.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longspan.sampling.windows import Window
+
+_GROUP_DOCUMENTS = 1 << 16
+_GROUP_SAMPLES = 1 << 12
+"""What is fitted at once: enough for hardly any padding, little enough for quick list operations."""
+
+_LEAST_SAMPLES = 16
+"""Windows (of a source with few tokens) are put together until they hold so many samples."""
+
+_FULL_ENOUGH = 0.998
+_CARRIED_BINS, _CARRIED_SHARE = 4, 0.05
+_LONGEST_WAIT = 512
+"""Bins below `_FULL_ENOUGH` wait for the next group's documents: the worst filled ones, at most so many or that share
+of all, and a document until so many samples have gone before it."""
+
+_BIN_BITS = 24
+_BIN_MASK = (1 << _BIN_BITS) - 1
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Pieces of documents, none longer than a sample.
+
+    Attributes:
+        document: int64 [num_pieces], document numbers in the corpus.
+        offset: int64 [num_pieces], first token of each in the global token stream.
+        length: int32 [num_pieces], tokens, at least 1.
+        epoch: int32 [num_pieces], the source's epoch that drew it.
+        waited: int32 [num_pieces], samples that went while the piece waited.
+    """
+
+    document: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    length: NDArray[np.int32]
+    epoch: NDArray[np.int32]
+    waited: NDArray[np.int32]
+
+    def take(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> "Pieces":
+        return Pieces(
+            self.document[index], self.offset[index], self.length[index], self.epoch[index], self.waited[index]
+        )
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of one source in stream order; sample i has the spans span_offsets[i] to span_offsets[i + 1].
+
+    Attributes:
+        span_offsets: int64 [num_samples + 1], from 0.
+        document: int64 [num_spans], document numbers in the corpus.
+        offset: int64 [num_spans], first token of each span in the global token stream.
+        length: int32 [num_spans], tokens.
+        epoch: int32 [num_samples], the source's epoch that the sample's first span comes from.
+    """
+
+    span_offsets: NDArray[np.int64]
+    document: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    length: NDArray[np.int32]
+    epoch: NDArray[np.int32]
+
+    @property
+    def num_samples(self) -> int:
+        return int(self.epoch.size)
+
+    def between(self, begin: int, stop: int) -> "Samples":
+        """Samples begin to stop."""
+        first, last = int(self.span_offsets[begin]), int(self.span_offsets[stop])
+        return Samples(
+            self.span_offsets[begin : stop + 1] - first,
+            self.document[first:last],
+            self.offset[first:last],
+            self.length[first:last],
+            self.epoch[begin:stop],
+        )
+
+    def reordered(self, order: NDArray[np.int64]) -> "Samples":
+        """Samples order[0], order[1], ..."""
+        num_spans = np.diff(self.span_offsets)[order]
+        offsets = np.concatenate([[0], np.cumsum(num_spans)])
+        take = np.arange(offsets[-1]) + np.repeat(self.span_offsets[:-1][order] - offsets[:-1], num_spans)
+        return Samples(offsets, self.document[take], self.offset[take], self.length[take], self.epoch[order])
+
+
+def joined(parts: list[Samples]) -> Samples:
+    """Samples of all parts, one part after the other; at least one part."""
+    if len(parts) == 1:
+        return parts[0]
+    begins = np.cumsum([0, *(int(part.span_offsets[-1]) for part in parts[:-1])])
+    return Samples(
+        np.concatenate([[0], *(part.span_offsets[1:] + begin for part, begin in zip(parts, begins, strict=True))]),
+        np.concatenate([part.document for part in parts]),
+        np.concatenate([part.offset for part in parts]),
+        np.concatenate([part.length for part in parts]),
+        np.concatenate([part.epoch for part in parts]),
+    )
+
+
+def pack_sequential(windows: Iterator[Window], sample_length: int) -> Iterator[tuple[Samples, Window]]:
+    """Documents end to end, cut at every `sample_length` tokens: nothing is dropped, no sample is padded.
+
+    Yields:
+        The samples that some windows complete, and the last of those windows.
+    """
+    rest = _no_pieces()
+    for line, window in _gathered(windows, _LEAST_SAMPLES * sample_length):
+        pieces, sample = _cut(_joined_pieces([rest, line]), sample_length)
+        complete = sample < int(pieces.length.sum(dtype=np.int64)) // sample_length
+        rest = pieces.take(~complete)
+        yield _samples_of(pieces.take(complete), sample[complete]), window
+
+
+def pack_best_fit(windows: Iterator[Window], sample_length: int) -> Iterator[tuple[Samples, Window]]:
+    """Documents whole where they fit (best-fit decreasing), longer ones cut first into full samples and a rest.
+
+    The packing of Ding et al., "Fewer Truncations Improve Language Modeling" (arXiv 2404.10830), window by window.
+    Copies of a document share a sample only where keeping them apart would cost padding.
+
+    Yields:
+        The samples that some windows complete, and the last of those windows.
+    """
+    waiting = _no_pieces()
+    for line, window in _gathered(windows, _LEAST_SAMPLES * sample_length):
+        parts = []
+        for group in _groups(line, sample_length):
+            pieces = _joined_pieces([waiting, _cut_each(group, sample_length)])
+            samples, waiting = _fit_group(pieces, sample_length, window.epoch)
+            parts.append(samples)
+        yield joined(parts), window
+
+
+def _gathered(windows: Iterator[Window], least_tokens: int) -> Iterator[tuple[Pieces, Window]]:
+    """Documents of windows that hold `least_tokens` together, and the last of those windows."""
+    held: list[Pieces] = []
+    tokens = 0
+    for window in windows:
+        held.append(_pieces_of(window))
+        tokens += int(window.length.sum(dtype=np.int64))
+        if tokens >= least_tokens:
+            yield _joined_pieces(held), window
+            held, tokens = [], 0
+
+
+def _groups(pieces: Pieces, sample_length: int) -> Iterator[Pieces]:
+    before = np.cumsum(pieces.length, dtype=np.int64) - pieces.length
+    place = np.arange(before.size, dtype=np.int64)
+    group = np.maximum(before // (_GROUP_SAMPLES * sample_length), place // _GROUP_DOCUMENTS)
+    cuts = [*np.flatnonzero(np.diff(group, prepend=-1)).tolist(), before.size]
+    return (pieces.take(slice(begin, stop)) for begin, stop in pairwise(cuts))
+
+
+def _fit_group(pieces: Pieces, sample_length: int, epoch: int) -> tuple[Samples, Pieces]:
+    """Samples to feed now, and the pieces that wait for the next group.
+
+    What waited over the end of its epoch goes with the first group of the next: no document is ever an epoch late.
+    """
+    bins, num_bins = best_fit(pieces.length, pieces.document, sample_length)
+    fill = np.bincount(bins, weights=pieces.length, minlength=num_bins)
+    age = np.zeros(num_bins, dtype=np.int64)
+    np.maximum.at(age, bins, np.where((pieces.waited > 0) & (pieces.epoch < epoch), _LONGEST_WAIT, pieces.waited))
+    may_wait = np.flatnonzero((fill < _FULL_ENOUGH * sample_length) & (age < _LONGEST_WAIT))
+    most = max(_CARRIED_BINS, int(_CARRIED_SHARE * num_bins))
+    waits = np.zeros(num_bins, dtype=np.bool_)
+    waits[may_wait[np.argsort(fill[may_wait], kind="stable")[:most]]] = True
+    # In the order of each sample's first piece, and inside a sample in stream order.
+    first = np.full(num_bins, pieces.length.size)
+    np.minimum.at(first, bins, np.arange(pieces.length.size))
+    go = np.flatnonzero(~waits[bins])
+    order = go[np.argsort(first[bins[go]], kind="stable")]
+    _, sample = np.unique(first[bins[order]], return_inverse=True)
+    stay = pieces.take(waits[bins])
+    waited = stay.waited + np.int32(num_bins - waits.sum())
+    return _samples_of(pieces.take(order), sample), replace(stay, waited=waited)
+
+
+def best_fit(length: NDArray[np.int32], document: NDArray[np.int64], capacity: int) -> tuple[NDArray[np.int64], int]:
+    """Best-fit decreasing: each piece, longest first, into the fullest bin that has room, else into a new one.
+
+    Args:
+        length: int32 [num_pieces], 1 to `capacity`.
+        document: int64 [num_pieces]; pieces of the same document avoid each other's bins if that costs no bin.
+        capacity: tokens of a bin.
+
+    Returns:
+        int64 [num_pieces], the bin of each piece, and the number of bins.
+    """
+    order = np.lexsort((document, -length))
+    smallest = int(length.min(initial=capacity)) << _BIN_BITS
+    # Bins with room as room * 2**24 + number, rising: bisection finds the fullest that a piece fits into.
+    free: list[int] = []
+    chosen: list[int] = []
+    # So many are needed in any case: below it, a copy may open a bin to keep away from the others.
+    least_bins = -(-int(length.sum(dtype=np.int64)) // capacity)
+    num_bins, last = 0, -1
+    taken: list[int] = []
+    for size, name in zip(
+        (length[order].astype(np.int64) << _BIN_BITS).tolist(), document[order].tolist(), strict=True
+    ):
+        at = bisect_left(free, size)
+        if name != last:
+            last, taken = name, []
+        elif at < len(free):
+            at = _other_bin(free, at, taken, len(free) if num_bins < least_bins else at)
+        if at == len(free):
+            entry = (capacity << _BIN_BITS) | num_bins
+            num_bins += 1
+        else:
+            entry = free.pop(at)
+        chosen.append(entry & _BIN_MASK)
+        taken.append(entry & _BIN_MASK)
+        entry -= size
+        if entry >= smallest:
+            insort(free, entry)
+    bins = np.empty(order.size, dtype=np.int64)
+    bins[order] = chosen
+    return bins, num_bins
+
+
+def _other_bin(free: list[int], at: int, taken: list[int], otherwise: int) -> int:
+    """Place in `free`, from `at` on, of the fullest bin outside `taken`; `otherwise` if there is none."""
+    return next((place for place in range(at, len(free)) if free[place] & _BIN_MASK not in taken), otherwise)
+
+
+def _cut(pieces: Pieces, sample_length: int) -> tuple[Pieces, NDArray[np.int64]]:
+    """Pieces end to end cut at every `sample_length` tokens, and the sample (from 0) that each then belongs to."""
+    ends = np.cumsum(pieces.length, dtype=np.int64)
+    total = int(ends[-1])
+    cuts = np.union1d(ends - pieces.length, np.arange(0, total, sample_length))
+    piece = np.searchsorted(ends, cuts, side="right")
+    return _parts_of(
+        pieces, piece, cuts - (ends - pieces.length)[piece], np.diff(cuts, append=total)
+    ), cuts // sample_length
+
+
+def _cut_each(pieces: Pieces, sample_length: int) -> Pieces:
+    """Each piece cut at every `sample_length` of its own tokens."""
+    num_parts = (pieces.length.astype(np.int64) + sample_length - 1) // sample_length
+    piece = np.repeat(np.arange(num_parts.size), num_parts)
+    start = (np.arange(piece.size) - (np.cumsum(num_parts) - num_parts)[piece]) * sample_length
+    return _parts_of(pieces, piece, start, np.minimum(pieces.length[piece] - start, sample_length))
+
+
+def _parts_of(pieces: Pieces, piece: NDArray[np.int64], start: NDArray[np.int64], length: NDArray[np.int64]) -> Pieces:
+    taken = pieces.take(piece)
+    return Pieces(taken.document, taken.offset + start, length.astype(np.int32), taken.epoch, taken.waited)
+
+
+def _joined_pieces(parts: list[Pieces]) -> Pieces:
+    return Pieces(
+        np.concatenate([part.document for part in parts]),
+        np.concatenate([part.offset for part in parts]),
+        np.concatenate([part.length for part in parts]),
+        np.concatenate([part.epoch for part in parts]),
+        np.concatenate([part.waited for part in parts]),
+    )
+
+
+def _pieces_of(window: Window) -> Pieces:
+    epoch = np.full(window.length.size, window.epoch, dtype=np.int32)
+    return Pieces(window.document, window.offset, window.length, epoch, np.zeros_like(epoch))
+
+
+def _no_pieces() -> Pieces:
+    long, short = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32)
+    return Pieces(long, long, short, short, short)
+
+
+def _samples_of(pieces: Pieces, sample: NDArray[np.int64]) -> Samples:
+    """Samples of pieces in sample order; `sample` counts from 0 without gaps."""
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(sample))]).astype(np.int64)
+    return Samples(offsets, pieces.document, pieces.offset, pieces.length, pieces.epoch[offsets[:-1]])
