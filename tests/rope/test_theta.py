@@ -13,6 +13,7 @@ from longspan.rope import (
     first_negative_distance,
     ntk_theta,
     theta_lower_bound,
+    theta_warning,
 )
 from longspan.rope.theta import THETA_GRID_RATIO
 
@@ -89,10 +90,35 @@ def test_lower_bound_loses_nothing_by_starting_from_a_shorter_window(length: int
     assert theta_lower_bound(length, head_dim) == pytest.approx(THETA_GRID_RATIO**index)
 
 
-@pytest.mark.parametrize(("length", "published"), [(8192, 8.4e4), (16_384, 3.1e5), (32_768, 6.4e5), (131_072, 7.8e6)])
-def test_lower_bound_is_near_the_published_table(length: int, published: float) -> None:
-    """The table (arXiv 2405.14591, d = 128) is a search too: brute force finds 2.3e5 where it has 3.1e5 at 16k."""
+# Window, base of the paper's table (arXiv 2405.14591, d = 128), and the first distance below the window at which that
+# very base has a negative sum: the table is rounded to two digits and searched on a grid too.
+TABLE = [
+    (8192, 8.4e4, None),
+    (16_384, 3.1e5, 12_223),
+    (32_768, 6.4e5, 27_685),
+    (65_536, 2.1e6, None),
+    (131_072, 7.8e6, 128_915),
+    (262_144, 3.6e7, 207_455),
+    (524_288, 6.4e7, 511_210),
+]
+
+
+@pytest.mark.parametrize(("length", "published", "negative"), TABLE)
+def test_lower_bound_is_near_the_published_table(length: int, published: float, negative: int | None) -> None:
+    """Equal within its rounding at 8k, 32k, 64k and 512k; at 16k the grid has a smaller one, at 128k a larger."""
     assert published / 1.4 < theta_lower_bound(length, 128) < published * 1.15
+    assert first_negative_distance(published, length, 128) == negative
+
+
+def test_warning_names_the_distance_and_a_base_that_is_really_larger_and_good() -> None:
+    """The lower bound at 16k is 2.3e5, which would be no mend for 3.1e5: the good bases are no interval."""
+    assert theta_warning(8.4e4, 8192, 128) is None
+    message = theta_warning(3.1e5, 16_384, 128)
+    assert message is not None
+    assert "rope.rope_theta 310,000: a token 12,223 tokens back" in message
+    larger = float(message.split("for example ")[1].split(", would")[0].replace(",", ""))
+    assert larger > 3.1e5
+    assert theta_warning(larger, 16_384, 128) is None
 
 
 def test_lower_bound_never_falls_with_the_window() -> None:

@@ -3,8 +3,23 @@
 Pure numpy. Beside `positions` (which position a token gets); `model` sets and asserts what is computed here.
 """
 
+from longspan.rope.e2llm import e2_inference, e2_scale
 from longspan.rope.frequencies import attention_scaling, inv_freq
 from longspan.rope.huggingface import from_hf, hf_max_position_embeddings, legacy_keys, to_hf
+from longspan.rope.longrope import (
+    at_length,
+    critical_dimension_factors,
+    depends_on_length,
+    frequencies_as_longrope,
+    longrope_settings,
+)
+from longspan.rope.mixed_window import (
+    MixedWindow,
+    document_frequencies,
+    mixed_window_longrope,
+    uses_original,
+    window_frequencies,
+)
 from longspan.rope.settings import RopeSettings, RopeType, from_mapping, validate
 from longspan.rope.theta import (
     critical_dimension,
@@ -13,23 +28,37 @@ from longspan.rope.theta import (
     first_negative_distance,
     ntk_theta,
     theta_lower_bound,
+    theta_warning,
 )
 
 __all__ = [
+    "MixedWindow",
     "RopeSettings",
     "RopeType",
+    "at_length",
     "attention_scaling",
     "critical_dimension",
+    "critical_dimension_factors",
     "critical_dimension_theta",
+    "depends_on_length",
+    "document_frequencies",
     "dynamic_ntk_theta",
+    "e2_inference",
+    "e2_scale",
     "first_negative_distance",
+    "frequencies_as_longrope",
     "from_hf",
     "from_mapping",
     "hf_max_position_embeddings",
     "inv_freq",
     "legacy_keys",
+    "longrope_settings",
+    "mixed_window_longrope",
     "ntk_theta",
     "theta_lower_bound",
+    "theta_warning",
     "to_hf",
+    "uses_original",
     "validate",
+    "window_frequencies",
 ]

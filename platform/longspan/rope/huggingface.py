@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from longspan.errors import ConfigError
-from longspan.rope.settings import OPTIONAL_KEYS, REQUIRED_KEYS, RopeSettings, from_mapping
+from longspan.rope.settings import (
+    FACTOR_LISTS,
+    OPTIONAL_KEYS,
+    REQUIRED_KEYS,
+    WINDOWED_TYPES,
+    RopeSettings,
+    check_factor_count,
+    from_mapping,
+)
 
 
 def to_hf(settings: RopeSettings) -> dict[str, Any]:
@@ -22,7 +30,10 @@ def to_hf(settings: RopeSettings) -> dict[str, Any]:
         value = getattr(settings, key)
         if value is None or (settings.rope_type == "dynamic" and key == "original_max_position_embeddings"):
             continue
-        parameters[key] = value if isinstance(value, bool) or key.startswith("original") else float(value)
+        if key in FACTOR_LISTS:
+            parameters[key] = [float(number) for number in value]
+        else:
+            parameters[key] = value if isinstance(value, bool) or key.startswith("original") else float(value)
     if settings.partial_rotary_factor != 1:
         parameters["partial_rotary_factor"] = float(settings.partial_rotary_factor)
     return parameters
@@ -32,7 +43,8 @@ def legacy_keys(settings: RopeSettings) -> dict[str, Any]:
     """Top-level keys for readers older than transformers 5: rope_theta and rope_scaling (None for "default").
 
     To be written beside `rope_parameters`. transformers 5 lets a rope_scaling win over rope_parameters, so both say
-    the same. The type is under both of its names; a partial rotation is repeated at the top level, where it used to be.
+    the same. The type is under both of its names; a partial rotation is repeated at the top level, where it used to be,
+    and so is the original window of "longrope", without which transformers 4 would use short_factor up to the new one.
     """
     scaling = to_hf(settings)
     keys: dict[str, Any] = {"rope_theta": scaling.pop("rope_theta"), "rope_scaling": None}
@@ -40,6 +52,8 @@ def legacy_keys(settings: RopeSettings) -> dict[str, Any]:
         keys["partial_rotary_factor"] = scaling.pop("partial_rotary_factor")
     if settings.rope_type != "default":
         keys["rope_scaling"] = {"type": settings.rope_type, **scaling}
+    if settings.rope_type == "longrope":
+        keys["original_max_position_embeddings"] = settings.original_max_position_embeddings
     return keys
 
 
@@ -58,11 +72,13 @@ def from_hf(config: Mapping[str, Any]) -> RopeSettings:
 
     Reads `rope_parameters` (transformers 5) and the older rope_theta + rope_scaling, with the type as "rope_type" or
     "type". A window outside the rope dictionary (Phi-3's top-level original_max_position_embeddings) is used as
-    transformers does.
+    transformers does, and so is max_position_embeddings for a "longrope" without factor. Give it config.json as the
+    file has it: the config object of transformers has filled a missing original window with the new one.
 
     Raises:
         ConfigError: the two forms disagree; no base; scaling without a type; one dictionary per layer type; an unknown,
-            missing or misplaced key; a bad value.
+            missing or misplaced key; a bad value; an original window beyond max_position_embeddings; factor lists that
+            do not fit the heads.
     """
     new = _settings_of(config, config.get("rope_parameters"), "rope_parameters")
     old = _settings_of(config, config.get("rope_scaling"), "rope_scaling")
@@ -73,6 +89,7 @@ def from_hf(config: Mapping[str, Any]) -> RopeSettings:
         )
     settings = new or old
     if settings is not None:
+        _check_model(settings, config)
         return settings
     if config.get("rope_theta") is None:
         raise ConfigError(
@@ -83,8 +100,10 @@ def from_hf(config: Mapping[str, Any]) -> RopeSettings:
 
 
 def _settings_of(config: Mapping[str, Any], section: Any, name: str) -> RopeSettings | None:
-    if not section:
+    if section is None or section == {}:
         return None
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"rope.rope_type: the config's {name} is {section!r}; give a dictionary with a rope_type")
     given = {key: value for key, value in section.items() if value is not None}
     nested = [key for key, value in given.items() if isinstance(value, Mapping)]
     if nested:
@@ -95,7 +114,7 @@ def _settings_of(config: Mapping[str, Any], section: Any, name: str) -> RopeSett
     rope_type = _rope_type(given, name)
     top_level = _top_level(config)
     theta = given.get("rope_theta", top_level.get("rope_theta"))
-    if theta != top_level.get("rope_theta", theta):
+    if "rope_theta" in top_level and theta != top_level["rope_theta"]:
         raise ConfigError(
             f"rope.rope_theta is {theta} in the config's {name} but {top_level['rope_theta']} at its top level; "
             "transformers 5 reads the first and older versions the second, make them equal"
@@ -105,16 +124,40 @@ def _settings_of(config: Mapping[str, Any], section: Any, name: str) -> RopeSett
     given.pop("original_max_position_embeddings", None)
     if original is not None:
         given["original_max_position_embeddings"] = original
-    return from_mapping(given)
+    if rope_type == "longrope" and "factor" not in given and "max_position_embeddings" in config:
+        given["factor"] = _window_ratio(config["max_position_embeddings"], original)
+    return from_mapping({key: value for key, value in given.items() if value is not None})
+
+
+def _window_ratio(window: Any, original: Any) -> float | None:
+    """LongRoPE's factor where a config leaves it out, as in Phi-3; None where it cannot be told."""
+    if not isinstance(window, int) or not isinstance(original, int) or original < 1:
+        return None
+    return max(1.0, window / original)
+
+
+def _check_model(settings: RopeSettings, config: Mapping[str, Any]) -> None:
+    """Settings against the model's own window and heads, as far as the config names them."""
+    window, original = config.get("max_position_embeddings"), settings.original_max_position_embeddings
+    if settings.rope_type in WINDOWED_TYPES and isinstance(window, int) and original is not None and original > window:
+        raise ConfigError(
+            f"rope.original_max_position_embeddings is {original}, beyond the config's max_position_embeddings of "
+            f"{window}; give the window that the model was trained with before it was extended"
+        )
+    head_dim, width, heads = (config.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
+    if head_dim is None and isinstance(width, int) and isinstance(heads, int) and heads > 0:
+        head_dim = width // heads
+    if isinstance(head_dim, int):
+        check_factor_count(settings, int(head_dim * settings.partial_rotary_factor))
 
 
 def _rope_type(given: dict[str, Any], name: str) -> Any:
     """The type under either name; both are taken out of `given`. Without a type only a bare base is believed."""
-    types = {given.pop(key) for key in ("rope_type", "type") if key in given}
-    if len(types) > 1:
+    types = [given.pop(key) for key in ("rope_type", "type") if key in given]
+    if types and types[0] != types[-1]:
         raise ConfigError(f"rope.rope_type: the config's {name} has both {' and '.join(sorted(map(repr, types)))}")
     if types:
-        return types.pop()
+        return types[0]
     scaling = sorted(set(given) - {"rope_theta", "partial_rotary_factor"})
     if scaling:
         raise ConfigError(

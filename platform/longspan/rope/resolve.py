@@ -18,8 +18,9 @@ def resolve_rope(
     Args:
         base: of the model as it is.
         rope: the recipe's section.
-        head_dim: rotated dimensions of a head.
-        max_position_embeddings: of the model as it is; the original window unless the recipe or `base` names another.
+        head_dim: dimensions of a head.
+        max_position_embeddings: of the model as it is; the original window unless the recipe or `base` names another. A
+            model that "linear" has extended already started from a window `base.factor` times smaller.
         target_length: the window to reach, in tokens.
 
     Raises:
@@ -33,16 +34,17 @@ def resolve_rope(
             " give rope.theta to start from, or type 'keep'"
         )
     theta = rope.theta if rope.theta is not None else base.rope_theta
-    original = rope.original_max_position_embeddings or base.original_max_position_embeddings or max_position_embeddings
+    original = rope.original_max_position_embeddings or _original_window(base, max_position_embeddings)
     factor = rope.factor if rope.factor is not None else max(1.0, target_length / original)
     partial = base.partial_rotary_factor
+    rotary_dim = int(head_dim * partial)
     match rope.type:
         case "theta":
             settings = RopeSettings("default", theta, partial_rotary_factor=partial)
         case "ntk":
-            settings = RopeSettings("default", ntk_theta(theta, factor, head_dim), partial_rotary_factor=partial)
+            settings = RopeSettings("default", ntk_theta(theta, factor, rotary_dim), partial_rotary_factor=partial)
         case "dynamic_ntk":
-            theta = dynamic_ntk_theta(theta, factor, target_length, original, head_dim)
+            theta = dynamic_ntk_theta(theta, factor, target_length, original, rotary_dim)
             settings = RopeSettings("default", theta, partial_rotary_factor=partial)
         case "linear":
             settings = RopeSettings("linear", theta, factor=factor, partial_rotary_factor=partial)
@@ -68,3 +70,9 @@ def resolve_rope(
             )
     validate(settings, target_length)
     return settings
+
+
+def _original_window(base: RopeSettings, max_position_embeddings: int) -> int:
+    if base.rope_type == "linear" and base.factor is not None:
+        return max(1, round(max_position_embeddings / base.factor))
+    return base.original_max_position_embeddings or max_position_embeddings

@@ -5,13 +5,15 @@ A recipe's `rope:` section or a model's config.json becomes a `RopeSettings` (se
 """
 
 import difflib
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
 from longspan.errors import ConfigError
 
-RopeType: TypeAlias = Literal["default", "linear", "dynamic", "yarn", "llama3"]
+RopeType: TypeAlias = Literal["default", "linear", "dynamic", "yarn", "llama3", "longrope"]
 
 REQUIRED_KEYS: dict[RopeType, tuple[str, ...]] = {
     "default": (),
@@ -19,6 +21,7 @@ REQUIRED_KEYS: dict[RopeType, tuple[str, ...]] = {
     "dynamic": ("factor", "original_max_position_embeddings"),
     "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow"),
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("factor", "original_max_position_embeddings", "short_factor", "long_factor"),
 }
 OPTIONAL_KEYS: dict[RopeType, tuple[str, ...]] = {
     "default": (),
@@ -26,7 +29,11 @@ OPTIONAL_KEYS: dict[RopeType, tuple[str, ...]] = {
     "dynamic": (),
     "yarn": ("attention_factor", "mscale", "mscale_all_dim", "truncate"),
     "llama3": (),
+    "longrope": ("attention_factor",),
 }
+# Types that grow a window which their own dictionary names.
+WINDOWED_TYPES: tuple[RopeType, ...] = ("yarn", "llama3", "longrope")
+FACTOR_LISTS = ("short_factor", "long_factor")
 # YaRN's own defaults (arXiv 2309.00071, section 3.2), written out in every export so that no reader has to know them.
 _YARN_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0}
 
@@ -39,14 +46,19 @@ class RopeSettings:
         rope_type: the formula (see `frequencies.inv_freq`).
         rope_theta: the base; frequency i is rope_theta ** (-2i / rotary_dim) before scaling.
         factor: how many times the window grows, 1 or more. All types but "default".
-        original_max_position_embeddings: the window before scaling. "dynamic", "yarn" and "llama3".
+        original_max_position_embeddings: the window before scaling. "dynamic", "yarn", "llama3" and "longrope".
         beta_fast, beta_slow: rotations in the original window above which a dimension keeps its frequency, and below
             which it is divided by factor. "yarn"; 32 and 1 unless given.
         low_freq_factor, high_freq_factor: the same two limits for "llama3" (Llama 3.1: 1 and 4).
-        attention_factor: what cos and sin are multiplied by. "yarn"; None for the value that follows from factor.
+        attention_factor: what cos and sin are multiplied by. "yarn": None for the value that follows from factor.
+            "longrope": sqrt(1 + ln factor / ln original window) unless given, and then always a number here, because
+            readers differ in what they would compute it from.
         mscale, mscale_all_dim: DeepSeek's two numbers for the attention factor. "yarn", optional.
         truncate: False keeps the limits of YaRN's ramp between dimensions (gpt-oss). "yarn", None means True.
         partial_rotary_factor: share of a head's dimensions that are rotated.
+        short_factor, long_factor: what each frequency is divided by, 1 or more, one number per pair of rotated
+            dimensions, for sequences within the original window and for longer ones. "longrope"; a list is kept as a
+            tuple.
 
     Raises:
         ConfigError: from the constructor, naming the key as `rope.<key>`.
@@ -65,6 +77,8 @@ class RopeSettings:
     mscale_all_dim: float | None = None
     truncate: bool | None = None
     partial_rotary_factor: float = 1.0
+    short_factor: tuple[float, ...] | None = None
+    long_factor: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.rope_type not in get_args(RopeType):
@@ -72,8 +86,13 @@ class RopeSettings:
         for key, value in _YARN_DEFAULTS.items():
             if self.rope_type == "yarn" and getattr(self, key) is None:
                 object.__setattr__(self, key, value)
+        for key in FACTOR_LISTS:
+            if isinstance(getattr(self, key), list):
+                object.__setattr__(self, key, tuple(getattr(self, key)))
         _check_keys(self)
         _check_values(self)
+        if self.rope_type == "longrope" and self.attention_factor is None:
+            object.__setattr__(self, "attention_factor", _longrope_attention_factor(self))
 
 
 def from_mapping(section: Mapping[str, Any]) -> RopeSettings:
@@ -99,15 +118,30 @@ def validate(settings: RopeSettings, max_position_embeddings: int) -> None:
     """Check settings against the window that they are meant for (the target length of a run, in tokens).
 
     Raises:
-        ConfigError: the original window of "yarn" or "llama3" is not below the new one, so nothing would be extended
-            and transformers would compute the attention factor and the ramp for the wrong window.
+        ConfigError: the original window of "yarn", "llama3" or "longrope" is not below the new one, so nothing would be
+            extended and transformers would compute the attention factor and the ramp for the wrong window.
     """
     original = settings.original_max_position_embeddings
-    if settings.rope_type in ("yarn", "llama3") and original is not None and original >= max_position_embeddings:
+    if settings.rope_type in WINDOWED_TYPES and original is not None and original >= max_position_embeddings:
         raise ConfigError(
             f"rope.original_max_position_embeddings is {original}, not below the new window of "
             f"{max_position_embeddings}; give the window that the base model was trained with"
         )
+
+
+def check_factor_count(settings: RopeSettings, rotary_dim: int) -> None:
+    """Check that "longrope" has one factor for each pair of the `rotary_dim` rotated dimensions of a head.
+
+    Raises:
+        ConfigError: it has not; transformers only warns and fails in the first forward pass.
+    """
+    for key in FACTOR_LISTS:
+        factors = getattr(settings, key)
+        if factors is not None and len(factors) != rotary_dim // 2:
+            raise ConfigError(
+                f"rope.{key} has {len(factors)} numbers; the model rotates {rotary_dim} dimensions of a head, which "
+                f"need {rotary_dim // 2}"
+            )
 
 
 def _check_keys(settings: RopeSettings) -> None:
@@ -127,16 +161,20 @@ def _check_values(settings: RopeSettings) -> None:
         value = getattr(settings, field.name)
         if field.name == "rope_type" or value is None:
             continue
-        if field.name == "truncate":
+        if field.name in FACTOR_LISTS:
+            _check_factors(field.name, value)
+        elif field.name == "truncate":
             _require(isinstance(value, bool), field.name, value, "true or false")
-            continue
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        _require(is_number and 0 < value < float("inf"), field.name, value, "a number above 0")
+        else:
+            _require(_is_finite(value) and value > 0, field.name, value, "a number above 0")
     _require(settings.rope_theta > 1, "rope_theta", settings.rope_theta, "above 1")
     _require(settings.partial_rotary_factor <= 1, "partial_rotary_factor", settings.partial_rotary_factor, "at most 1")
     original = settings.original_max_position_embeddings
     if original is not None:
         _require(isinstance(original, int), "original_max_position_embeddings", original, "a whole number of tokens")
+        # LongRoPE divides by the logarithm of the window.
+        is_enough = settings.rope_type != "longrope" or original > 1
+        _require(is_enough, "original_max_position_embeddings", original, "2 or more")
     if settings.factor is not None:
         _require(settings.factor >= 1, "factor", settings.factor, "1 or more (the window grows)")
     if settings.beta_fast is not None and settings.beta_slow is not None:
@@ -147,6 +185,35 @@ def _check_values(settings: RopeSettings) -> None:
         _require(
             settings.high_freq_factor > settings.low_freq_factor, "high_freq_factor", settings.high_freq_factor, above
         )
+    if settings.short_factor is not None and settings.long_factor is not None:
+        short, long = len(settings.short_factor), len(settings.long_factor)
+        if short != long:
+            raise ConfigError(
+                f"rope.short_factor has {short} numbers but rope.long_factor {long}; both need one per pair of rotated "
+                "dimensions"
+            )
+
+
+def _check_factors(key: str, value: Any) -> None:
+    """LongRoPE's factors stretch or leave a frequency's period (arXiv 2402.13753 searches from 1 upwards)."""
+    if not isinstance(value, tuple) or not value:
+        raise ConfigError(f"rope.{key} is {value!r}; it must be a list with one number per pair of rotated dimensions")
+    for index, factor in enumerate(value):
+        _require(_is_finite(factor) and factor >= 1, f"{key}[{index}]", factor, "a number of 1 or more")
+
+
+def _longrope_attention_factor(settings: RopeSettings) -> float:
+    """LongRoPE, arXiv 2402.13753: the growth of entropy with the window, 1 where nothing grows."""
+    assert settings.factor is not None
+    assert settings.original_max_position_embeddings is not None
+    if settings.factor <= 1:
+        return 1.0
+    return math.sqrt(1 + math.log(settings.factor) / math.log(settings.original_max_position_embeddings))
+
+
+def _is_finite(value: Any) -> bool:
+    # Whole numbers of YAML and JSON have no end, but everything here becomes a float.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _require(holds: bool, key: str, value: object, wanted: str) -> None:

@@ -61,6 +61,21 @@ def first_negative_distance(theta: float, length: int, head_dim: int) -> int | N
     return _first_negative(theta, 0, length, head_dim)
 
 
+def theta_warning(theta: float, length: int, head_dim: int) -> str | None:
+    """One line for the user when a base is too small for a window of `length` tokens; None when it is not.
+
+    For plain RoPE only: the frequencies of the scaled types are no powers of one base.
+    """
+    distance = first_negative_distance(theta, length, head_dim)
+    if distance is None:
+        return None
+    larger = THETA_GRID_RATIO ** _next_good_index(math.ceil(math.log(theta, THETA_GRID_RATIO)), length, head_dim)
+    return (
+        f"rope.rope_theta {theta:,.0f}: a token {distance:,} tokens back scores below a random one on average, inside "
+        f"the target window of {length:,} (arXiv 2405.14591); a larger base, for example {larger:,.0f}, would not"
+    )
+
+
 @lru_cache(maxsize=256)
 def theta_lower_bound(length: int, head_dim: int) -> float:
     """Smallest base, on a grid of 0.5 % steps, for which no distance below `length` has a negative sum.
@@ -82,7 +97,11 @@ def theta_lower_bound(length: int, head_dim: int) -> float:
 @lru_cache(maxsize=256)
 def _grid_index(length: int, head_dim: int) -> int:
     # A base that is good for a window is good for every shorter one, so the shorter window's answer is a safe start.
-    index = 1 if length <= 1024 else _grid_index(length // 4, head_dim)
+    return _next_good_index(1 if length <= 1024 else _grid_index(length // 4, head_dim), length, head_dim)
+
+
+def _next_good_index(index: int, length: int, head_dim: int) -> int:
+    """First index from `index` on whose base has no negative sum below `length`."""
     witness = 0
     while True:
         theta = THETA_GRID_RATIO**index

@@ -1,0 +1,64 @@
+"""E2-LLM at inference: one trained model, a scale per window, and the config that each scale is.
+
+In training the positions carry the scale and the offset (see `positions`) and the model keeps its own RoPE, so the
+exported config is not that of the run: `export` and `evaluate` take it from here (arXiv 2401.06951).
+"""
+
+import dataclasses
+
+from longspan.errors import ConfigError
+from longspan.rope.frequencies import attention_scaling, inv_freq
+from longspan.rope.longrope import frequencies_as_longrope
+from longspan.rope.settings import RopeSettings
+
+
+def e2_scale(length: int, original: int) -> int:
+    """Scale g for a window: ceil(length / original), 1 or more; 2 for 8k, 8 for 32k, 20 for 80k of a 4k model.
+
+    Scales beyond those trained extrapolate: the paper's model, trained to 20, held to about 120k tokens.
+
+    Raises:
+        ConfigError: a window below 1 token.
+    """
+    if length < 1 or original < 1:
+        raise ConfigError(f"rope: a window must be 1 token or more, got {length} from an original {original}")
+    return -(-length // original)
+
+
+def e2_inference(base: RopeSettings, scale: float, original: int, head_dim: int) -> RopeSettings:
+    """The settings at which positions 0, 1, 2, ... meet the angles of positions 0, 1/g, 2/g, ... under `base`.
+
+    Plain RoPE becomes "linear" with factor g, and "linear" one with its factor times g. All other types are no multiple
+    of themselves, so they become a "longrope" with two equal lists of factors. A config holds one g: for another window
+    export another config, the weights are the same.
+
+    Args:
+        base: the settings that the model was trained under, with scaled positions.
+        scale: g, 1 or more.
+        original: the window of `base`, in tokens.
+        head_dim: dimensions of a head.
+
+    Raises:
+        ConfigError: a scale below 1; a base whose frequencies depend on the length of the sequence.
+    """
+    if not scale >= 1:
+        raise ConfigError(f"rope.factor is {scale!r} as a scale of E2-LLM; it must be 1 or more")
+    if base.rope_type in ("default", "linear"):
+        return dataclasses.replace(base, rope_type="linear", factor=float(scale * (base.factor or 1.0)))
+    if base.rope_type == "dynamic":
+        raise ConfigError(
+            "rope.rope_type: 'dynamic' changes its frequencies with the length, so E2-LLM has no fixed ones to scale; "
+            "train from one length of it (rope.type 'dynamic_ntk')"
+        )
+    # Beyond the original window of a "longrope" base, so that its long factors are meant.
+    frequencies = inv_freq(base, head_dim, sequence_length=(base.original_max_position_embeddings or original) + 1)
+    scaled = frequencies / scale
+    return frequencies_as_longrope(
+        scaled,
+        scaled,
+        base.rope_theta,
+        float(scale),
+        original,
+        attention_scaling(base),
+        base.partial_rotary_factor,
+    )

@@ -1,0 +1,97 @@
+"""E2-LLM at inference: the paper's scales, and configs whose angles are those of scaled positions."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from longspan.errors import ConfigError
+from longspan.rope import (
+    RopeSettings,
+    attention_scaling,
+    depends_on_length,
+    e2_inference,
+    e2_scale,
+    inv_freq,
+    longrope_settings,
+    to_hf,
+)
+
+PLAIN = RopeSettings("default", 1e4)
+LLAMA3 = RopeSettings(
+    "llama3", 5e5, factor=8.0, original_max_position_embeddings=8192, low_freq_factor=1.0, high_freq_factor=4.0
+)
+YARN = RopeSettings("yarn", 1e4, factor=4.0, original_max_position_embeddings=2048)
+BASES = [
+    PLAIN,
+    RopeSettings("default", 1e4, partial_rotary_factor=0.5),
+    RopeSettings("linear", 1e4, factor=2.0),
+    YARN,
+    LLAMA3,
+    longrope_settings(PLAIN, 16_384, 4096, 64),
+]
+
+
+@pytest.mark.parametrize(
+    ("window", "scale"), [(8192, 2), (16_384, 4), (32_768, 8), (65_536, 16), (81_920, 20), (4096, 1), (1, 1), (4097, 2)]
+)
+def test_scales_of_the_paper(window: int, scale: int) -> None:
+    """Llama-2, 4k: g = 2, 4, 8, 16, 20 for 8k, 16k, 32k, 64k, 80k."""
+    assert e2_scale(window, 4096) == scale
+
+
+def test_plain_rope_exports_as_linear_with_the_scale_as_factor() -> None:
+    assert to_hf(e2_inference(PLAIN, 8, 4096, 64)) == {"rope_type": "linear", "rope_theta": 1e4, "factor": 8.0}
+    assert e2_inference(BASES[2], 8, 4096, 64) == RopeSettings("linear", 1e4, factor=16.0)
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda base: base.rope_type)
+@pytest.mark.parametrize("scale", [1, 2, 2.5, 20, 50])
+def test_whole_positions_meet_the_angles_of_scaled_ones(base: RopeSettings, scale: float) -> None:
+    inference = e2_inference(base, scale, 4096, 64)
+    positions = np.arange(0, 81_920, 997)
+    # A longrope base was trained with its long factors.
+    trained = inv_freq(base, 64, sequence_length=10**6).astype(np.float64)
+    found = inv_freq(inference, 64).astype(np.float64)
+    np.testing.assert_allclose(np.outer(positions, found), np.outer(positions / scale, trained), rtol=5e-7)
+    assert attention_scaling(inference) == attention_scaling(base)
+    assert not depends_on_length(inference)
+
+
+@pytest.mark.parametrize("base", [PLAIN, *BASES[2:]], ids=lambda base: base.rope_type)
+def test_transformers_reads_the_export_the_same_way(base: RopeSettings) -> None:
+    inference = e2_inference(base, 4, 4096, 64)
+    config = LlamaConfig(
+        hidden_size=128, num_attention_heads=2, max_position_embeddings=32_768, rope_parameters=to_hf(inference)
+    )
+    reference = LlamaRotaryEmbedding(config)
+    np.testing.assert_allclose(inv_freq(inference, 64), reference.inv_freq.numpy(), rtol=5e-7)
+    assert reference.attention_scaling == attention_scaling(base)
+
+
+@given(length=st.integers(1, 10**6), original=st.integers(1, 10**5))
+def test_scaled_positions_stay_inside_the_original_window(length: int, original: int) -> None:
+    scale = e2_scale(length, original)
+    assert (length - 1) / scale < original
+    assert scale == 1 or (length - 1) / (scale - 1) >= original
+
+
+@pytest.mark.parametrize(
+    ("base", "scale", "message"),
+    [
+        (PLAIN, 0.5, r"rope\.factor is 0\.5 as a scale of E2-LLM"),
+        (PLAIN, float("nan"), r"rope\.factor is nan"),
+        (
+            RopeSettings("dynamic", 1e4, factor=2.0, original_max_position_embeddings=4096),
+            2,
+            r"rope\.rope_type: 'dynamic'",
+        ),
+    ],
+)
+def test_refuses_what_has_no_fixed_scale(base: RopeSettings, scale: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        e2_inference(base, scale, 4096, 64)
+    with pytest.raises(ConfigError, match="1 token or more, got 0"):
+        e2_scale(0, 4096)

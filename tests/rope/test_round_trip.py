@@ -1,0 +1,81 @@
+"""from_hf(to_hf(x)) == x for every type of RoPE, any numbers, both styles of keys, through JSON."""
+
+import json
+from typing import Any, get_args
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longspan.rope import RopeSettings, from_hf, hf_max_position_embeddings, legacy_keys, to_hf
+from longspan.rope.settings import RopeType
+
+HEAD_DIM = 16
+TARGET = 2**24
+above_zero = st.floats(1e-6, 1e6)
+thetas = st.floats(1.001, 1e12)
+factors = st.one_of(st.floats(1, 1e4), st.integers(1, 1000))
+windows = st.integers(2, TARGET - 1)
+shares = st.sampled_from([1.0, 0.5, 0.25])
+
+
+def factor_lists(share: float) -> st.SearchStrategy[tuple[float, ...]]:
+    pairs = int(HEAD_DIM * share) // 2
+    return st.lists(factors, min_size=pairs, max_size=pairs).map(tuple)
+
+
+@st.composite
+def rope_settings(draw: st.DrawFn, rope_type: RopeType) -> RopeSettings:
+    share = draw(shares)
+    given_keys: dict[str, Any] = {"partial_rotary_factor": share}
+    if rope_type != "default":
+        given_keys["factor"] = draw(factors)
+    if rope_type not in ("default", "linear"):
+        given_keys["original_max_position_embeddings"] = draw(windows)
+    match rope_type:
+        case "yarn":
+            slow = draw(above_zero)
+            given_keys |= {"beta_slow": slow, "beta_fast": slow + draw(st.floats(0.1, 100))}
+            given_keys |= draw(
+                st.fixed_dictionaries(
+                    {},
+                    optional={
+                        "attention_factor": above_zero,
+                        "mscale": above_zero,
+                        "mscale_all_dim": above_zero,
+                        "truncate": st.booleans(),
+                    },
+                )
+            )
+        case "llama3":
+            low = draw(above_zero)
+            given_keys |= {"low_freq_factor": low, "high_freq_factor": low + draw(st.floats(0.1, 100))}
+        case "longrope":
+            given_keys |= {"short_factor": draw(factor_lists(share)), "long_factor": draw(factor_lists(share))}
+            given_keys |= draw(st.fixed_dictionaries({}, optional={"attention_factor": above_zero}))
+    return RopeSettings(rope_type, draw(thetas), **given_keys)
+
+
+TYPES: tuple[RopeType, ...] = get_args(RopeType)
+ANY_SETTINGS = st.sampled_from(TYPES).flatmap(rope_settings)
+
+
+@given(settings=ANY_SETTINGS, styles=st.sampled_from([(True, False), (False, True), (True, True)]))
+def test_what_goes_out_comes_back(settings: RopeSettings, styles: tuple[bool, bool]) -> None:
+    new, old = styles
+    config = {
+        "head_dim": HEAD_DIM,
+        "max_position_embeddings": hf_max_position_embeddings(settings, TARGET),
+        **({"rope_parameters": to_hf(settings)} if new else {}),
+        **(legacy_keys(settings) if old else {}),
+    }
+    assert from_hf(json.loads(json.dumps(config))) == settings
+
+
+@given(settings=ANY_SETTINGS)
+def test_both_styles_say_the_same_and_are_complete(settings: RopeSettings) -> None:
+    parameters, legacy = to_hf(settings), legacy_keys(settings)
+    scaling = legacy["rope_scaling"] or {"rope_type": "default", "type": "default"}
+    assert scaling["type"] == scaling["rope_type"] == parameters["rope_type"]
+    inside = {key: value for key, value in legacy.items() if key in parameters}
+    assert parameters == {key: value for key, value in scaling.items() if key != "type"} | inside
+    assert None not in parameters.values()
