@@ -11,6 +11,14 @@ import pytest
 from tests.s3 import Fault, FaultProxy, clean_environment, new_bucket, serve_moto
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept of remote corpora and models goes with the session, for child processes too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LONGSPAN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[str]:
     """URL of a mock S3 server; the environment points to it, also for child processes that start later (Ray workers).

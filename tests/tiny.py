@@ -52,6 +52,7 @@ def tiny_recipe(model_path: Path | str, manifest: Path | str = "nowhere", **sect
             "sample_length": 32,
             "target_length": 256,
             "mix": [{"weights": {"text": 1.0}}],
+            "packing": "sequential",
         },
         "train": {"steps": 4, "global_batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-2, "threads": 1},
     }

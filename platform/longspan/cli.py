@@ -61,16 +61,26 @@ def prepare(
     corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="Corpus description, a YAML file.")],
     overrides: Overrides = None,
     output: Output = None,
+    workers: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Tasks at a time; more than 1 asks for Ray, 0 is automatic.")
+    ] = 0,
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to use; RAY_ADDRESS stands for it.")
+    ] = None,
 ) -> None:
-    """Tokenise a corpus into Parquet shards and a manifest."""
+    """Tokenise a corpus into Parquet shards and a manifest; an interrupted run is gone on with."""
     with _plain_errors():
         from longspan.config.corpus import Corpus
         from longspan.config.load import apply_overrides, parse, read_yaml
-        from longspan.corpus.prepare import prepare as prepare_corpus
         from longspan.corpus.render import render_manifest
+        from longspan.launch.prepare import prepare_corpus
 
-        values = apply_overrides(read_yaml(corpus), _overrides(overrides, output))
-        manifest = prepare_corpus(parse(Corpus, values, corpus), lambda line: typer.echo(line, err=True))
+        config = parse(Corpus, apply_overrides(read_yaml(corpus), _overrides(overrides, output)), corpus)
+        try:
+            manifest = prepare_corpus(config, workers, address)
+        except KeyboardInterrupt:
+            typer.echo("longspan: interrupted; the same command goes on from the units that are done", err=True)
+            raise typer.Exit(130) from None
         _print(render_manifest(manifest))
 
 

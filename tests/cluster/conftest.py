@@ -11,16 +11,21 @@ from longspan import storage
 from longspan.config.corpus import Corpus
 from longspan.config.load import parse
 from longspan.corpus.prepare import prepare
+from tests.s3 import FaultProxy
 from tests.tiny import tiny_model_directory
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(moto_server: object) -> Iterator[None]:
+def ray_cluster(idle_proxy: FaultProxy) -> Iterator[None]:
+    """Its workers reach the object store through the proxy, so that a test can put faults between the two."""
     import ray
 
     from longspan.launch.cluster import start_cluster
 
-    start_cluster(6, quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", idle_proxy.url)
+        patch.setenv("LONGSPAN_READ_TIMEOUT_S", "2")
+        start_cluster(6, quiet=True)
     yield
     ray.shutdown()
 

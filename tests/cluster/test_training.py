@@ -18,6 +18,7 @@ from longspan.config.recipe import Recipe
 from longspan.errors import ConfigError, DataError, LaunchError
 from longspan.launch.run import train
 from longspan.observe.metrics import read_metrics
+from tests.s3 import Fault, FaultProxy
 from tests.tiny import tiny_recipe
 
 pytestmark = pytest.mark.ray
@@ -105,11 +106,35 @@ def test_two_data_parallel_workers_on_an_object_store(
     summary = train(recipe_for(s3_material, output, launch="ray", num_workers=2), show_progress=False)
     assert_same_run(read_metrics(output), reference)
     files = storage.list_files(output)
-    for name in ("recipe.yaml", "plan.parquet", "summary.json", "report.html", "checkpoint/config.json"):
+    for name in ("recipe.yaml", "plan/plan.json", "summary.json", "report.html", "checkpoint/config.json"):
         assert name in files
     assert f"checkpoints/step-{STEPS:08d}/COMMIT.json" in files
     assert json.loads(storage.read_text(storage.join(output, "summary.json")))["steps"] == summary["steps"] == STEPS
     assert train(recipe_for(s3_material, output, launch="ray", num_workers=2), show_progress=False) == summary
+
+
+def test_every_sample_once_while_a_twentieth_of_the_requests_fails(
+    ray_cluster: None,
+    s3_material: str,
+    reference: list[dict[str, Any]],
+    idle_proxy: FaultProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plan, shards, checkpoints and results pass through a store that answers badly in six ways, on driver and workers."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", idle_proxy.url)
+    monkeypatch.setenv("LONGSPAN_READ_TIMEOUT_S", "2")
+    shares = {"503": 0.01, "reset": 0.01, "lost": 0.01, "truncate": 0.01, "slow": 0.005, "stall": 0.005}
+    faults = [Fault(kind, probability=share, seed=number) for number, (kind, share) in enumerate(shares.items())]
+    output = storage.join(s3_material, "faulty")
+    idle_proxy.set_faults(*faults)
+    try:
+        summary = train(recipe_for(s3_material, output, launch="ray", num_workers=2), show_progress=False)
+    finally:
+        struck, requests = sum(idle_proxy.struck.values()), idle_proxy.num_requests
+        idle_proxy.set_faults()
+    assert summary["finished"]
+    assert struck > 0.02 * requests, f"{struck} faults in {requests} requests are too few to show anything"
+    assert_same_run(read_metrics(output), reference)
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(

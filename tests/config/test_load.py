@@ -43,6 +43,11 @@ def test_defaults_are_filled_in(written: Written) -> None:
         ("data.mix.0.weights.code=0.5", "data.mix.0.weights", {"text": 1.0, "code": 0.5}),
         ("data.mix.0.weights={a: 2}", "data.mix.0.weights", {"a": 2.0}),
         ("data.upsample={threshold: 8, ratio: 5}", "data.upsample.ratio", 5.0),
+        ("data.repetition.max_epochs=4", "data.repetition.max_epochs", 4.0),
+        ("data.repetition.by_source.books=0.5", "data.repetition.by_source", {"books": 0.5}),
+        ("data.mix.0.short={share: 0.4, weights: {code: 1}}", "data.mix.0.short.weights", {"code": 1.0}),
+        ("data.packing=sequential", "data.packing", "sequential"),
+        ("data.shuffle=false", "data.shuffle", False),
         ("rope={type: yarn, factor: 4}", "rope.factor", 4.0),
         ("tracking.wandb=off", "tracking.wandb", "off"),
         ("tracking.wandb=offline", "tracking.wandb", "offline"),
@@ -66,6 +71,12 @@ def test_overrides_build_a_section_that_is_not_there(written: Written) -> None:
     recipe = load_recipe(written(RECIPE), ["data.upsample.threshold=8", "data.upsample.ratio=5"])
     assert recipe.data.upsample is not None
     assert (recipe.data.upsample.threshold, recipe.data.upsample.ratio) == (8, 5.0)
+    given = ["data.upsample={threshold: 8, ratio: 1, by_source: {books: {ratio: 2}}}"]
+    recipe = load_recipe(written(RECIPE), [*given, "data.upsample.by_source.books.ratio=7", "data.upsample.ratio=3"])
+    assert recipe.data.upsample is not None
+    assert recipe.data.upsample.ratio == 3
+    books = recipe.data.upsample.by_source["books"]
+    assert (books.threshold, books.ratio) == (None, 7)
 
 
 def test_the_last_override_wins_and_the_values_given_stay(written: Written) -> None:
@@ -95,11 +106,27 @@ ROPES = st.one_of(
 )
 
 
+WEIGHTS = st.dictionaries(TEXTS, RATES, min_size=1, max_size=3)
+
+
+@st.composite
+def phases(draw: st.DrawFn, starts: list[int]) -> list[dict[str, Any]]:
+    short = st.none() | st.fixed_dictionaries({"share": st.floats(0, 1), "weights": WEIGHTS})
+    return [
+        {
+            "from_step": start,
+            "weights": draw(WEIGHTS),
+            "short": draw(short),
+            "ramp": start != starts[-1] and draw(st.booleans()),
+        }
+        for start in starts
+    ]
+
+
 @st.composite
 def recipes(draw: st.DrawFn) -> dict[str, Any]:
     steps, micro, accumulation = (draw(st.integers(1, 50)) for _ in range(3))
     starts = [0, *sorted(draw(st.sets(st.integers(1, 49), max_size=2)))]
-    weights = st.dictionaries(TEXTS, RATES, min_size=1, max_size=3)
     length = draw(st.integers(2, 4096))
     return {
         "name": draw(NAMES),
@@ -111,8 +138,22 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
             "manifest": draw(TEXTS),
             "sample_length": length,
             "target_length": length * draw(st.integers(1, 100)),
-            "mix": [{"from_step": start, "weights": draw(weights)} for start in starts if start < steps],
-            "upsample": draw(st.none() | st.fixed_dictionaries({"threshold": st.just(9), "ratio": st.floats(1, 100)})),
+            "mix": draw(phases([start for start in starts if start < steps])),
+            "upsample": draw(
+                st.none()
+                | st.fixed_dictionaries(
+                    {"threshold": st.just(9), "ratio": st.floats(1, 100)},
+                    optional={"by_source": st.dictionaries(TEXTS, st.fixed_dictionaries({"ratio": st.floats(1, 100)}))},
+                )
+            ),
+            "repetition": {
+                "max_epochs": draw(st.none() | RATES),
+                "by_source": draw(st.dictionaries(TEXTS, RATES, max_size=2)),
+                "on_limit": draw(st.sampled_from(["refuse", "spread"])),
+            },
+            "packing": draw(st.sampled_from(["best_fit", "sequential"])),
+            "shuffle": draw(st.booleans()),
+            "shuffle_tokens": draw(st.integers(1, 10**9)),
         },
         "train": {
             "steps": steps,
@@ -163,6 +204,12 @@ DECIDES = {
     "data.target_length": 512,
     "data.mix": [{"weights": {"text": 1.0, "code": 1.0}}],
     "data.upsample": {"threshold": 8, "ratio": 5.0},
+    "data.repetition.max_epochs": 4.0,
+    "data.repetition.by_source": {"text": 4.0},
+    "data.repetition.on_limit": "spread",
+    "data.packing": "sequential",
+    "data.shuffle": False,
+    "data.shuffle_tokens": 1000,
     "data.document_mask": False,
     "positions.type": "pose",
     "positions.variant": "bounded",
@@ -199,6 +246,7 @@ DOES_NOT = {
     "parallel.cpus_per_worker": 0.5,
     "parallel.feed_workers": 2,
     "parallel.prefetch_batches": 1,
+    "parallel.shard_cache_bytes": 2**20,
     "parallel.address": "auto",
     "parallel.max_failures": 0,
     "evaluate.lengths": [8],
@@ -228,8 +276,13 @@ def changed(path: str, value: Any) -> Recipe:
         return recipe.model_copy(update={field: value})
     if path in ("data.mix", "data.upsample"):
         return parse(Recipe, {**BASE, "data": {**BASE["data"], field: value}}, "base")
-    section = getattr(recipe, sections[0]).model_copy(update={field: value})
-    return recipe.model_copy(update={sections[0]: section})
+    return _with(recipe, sections, field, value)
+
+
+def _with(section: Any, path: list[str], field: str, value: Any) -> Any:
+    if not path:
+        return section.model_copy(update={field: value})
+    return section.model_copy(update={path[0]: _with(getattr(section, path[0]), path[1:], field, value)})
 
 
 @pytest.mark.parametrize(("path", "value"), DECIDES.items())

@@ -38,7 +38,7 @@ def test_lies_on_s3_as_well(prepared: Prepared, s3_bucket: str) -> None:
 
 Edit = Callable[[dict[str, Any]], Any]
 EDITS: list[tuple[Edit, str]] = [
-    (lambda m: m.update(version=2), r"version 2; this longspan reads version 1"),
+    (lambda m: m.update(version=1), r"version 1; this longspan reads version 2, prepare the corpus again"),
     (lambda m: m.pop("version"), r"version None"),
     (lambda m: m.pop("shards"), r"shards: field required"),
     (lambda m: m.update(extra=1), r"extra: "),
@@ -54,7 +54,20 @@ EDITS: list[tuple[Edit, str]] = [
     (lambda m: m["shards"].pop(2), r"sources\.files: \d+ documents and \d+ tokens, but its shards add up to"),
     (lambda m: m["shards"][0].update(documents=99), r"sources\.needles: "),
     (lambda m: m["sources"].pop("lines"), r"shards do not follow the order of sources"),
-    (lambda m: m["index"].update(documents=7), r"index\.documents 7 is not the sum"),
+    (lambda m: m["chunks"].update(file="../chunks.parquet"), r"'\.\./chunks\.parquet'"),
+    (lambda m: m["token_counts"].update(file="/x"), r"/x"),
+    (lambda m: m["index"].update(rows=7), r"index\.rows 7 is not the sum"),
+    (
+        lambda m: m["shards"][1].update(tokens_at=10**6),
+        r"files-.*: \d+ tokens from byte 1000000 on do not fit in its",
+    ),
+    (
+        lambda m: m["shards"][0].update(weights_at=10**6),
+        r"needles-.*: \d+ tokens from byte 1000000 on do not fit in its",
+    ),
+    (lambda m: m["shards"][0].pop("tokens_at"), r"shards\.0\.tokens_at: field required"),
+    (lambda m: m["sources"]["files"]["length_histogram"].update({"4": 1}), r"files: the histogram of its documents"),
+    (lambda m: m["sources"]["files"]["token_histogram"].update({"4": 1}), r"files: the histogram of its tokens does"),
     (lambda m: m["sentence_end_ids"].append(10**6), r"sentence_end_ids: outside the vocabulary"),
 ]
 

@@ -1,170 +1,273 @@
 """The stored plan: any slice of it is what was planned, and reading it touches no more than it must."""
 
-from collections.abc import Callable
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from longspan import storage
 from longspan.corpus import plan_table
-from longspan.corpus.plan_table import PlanRow, read_plan_metadata, read_plan_rows, write_plan
+from longspan.corpus.plan_table import PlanInfo, PlanReader, PlanRow, part_name, read_plan_info, write_plan
 from longspan.errors import DataError
-from longspan.sampling.plan import Plan, build_plan
+from longspan.sampling.plan import PlanPart
 from tests.s3 import Fault
 
+NAMES = ("books", "code")
+PART = 100
 
-def make_plan(steps: int = 1000, seed: int = 0) -> Plan:
-    length = np.random.default_rng(1).integers(1, 90, 60).astype(np.int32)
-    return build_plan(
-        np.repeat(np.arange(2, dtype=np.int16), 30),
-        length,
-        ["books", "code"],
-        mix=[(0, {"books": 0.7, "code": 0.3})],
-        steps=steps,
-        global_batch_size=10,
-        sample_length=64,
-        upsample=None,
-        seed=seed,
+
+def make_part(first: int, samples: int, seed: int = 0) -> PlanPart:
+    """Samples of 1 to 5 spans, drawn by the number of the part's first sample."""
+    rng = np.random.default_rng([seed, first])
+    counts = rng.integers(1, 6, samples)
+    spans = int(counts.sum())
+    return PlanPart(
+        first_sample=first,
+        source=rng.integers(0, 2, samples).astype(np.int16),
+        span_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        document=rng.integers(0, 2**40, spans),
+        offset=rng.integers(0, 2**45, spans),
+        length=rng.integers(1, 13, spans).astype(np.int32),
+        epoch=rng.integers(0, 3, samples).astype(np.int32),
     )
 
 
-PLAN = make_plan()
+def parts(num_samples: int, seed: int = 0) -> Iterator[PlanPart]:
+    for first in range(0, num_samples, PART):
+        yield make_part(first, min(PART, num_samples - first), seed)
+
+
+def write(uri: str, num_samples: int = 1050, seed: int = 0, **changes: Any) -> PlanInfo:
+    values = {"sample_length": 64, "num_samples": num_samples, "metadata": {"manifest": "abc"}, **changes}
+    return write_plan(uri, parts(num_samples, seed), NAMES, **values)
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = str(tmp_path_factory.mktemp("run") / "plan.parquet")
-    write_plan(uri, PLAN, {"recipe": "abc"})
+    uri = str(tmp_path_factory.mktemp("run") / "plan")
+    write(uri)
     return uri
 
 
-def assert_rows(rows: list[PlanRow], plan: Plan, start: int, stop: int) -> None:
+def assert_rows(rows: list[PlanRow], start: int, stop: int, seed: int = 0) -> None:
     assert [row.sample for row in rows] == list(range(start, stop))
+    made = {first: make_part(first, PART, seed) for first in {row.sample // PART * PART for row in rows}}
     for row in rows:
-        spans = slice(plan.span_offsets[row.sample], plan.span_offsets[row.sample + 1])
-        assert row.source == plan.source_names[plan.source[row.sample]]
+        part = made[row.sample // PART * PART]
+        own = row.sample - part.first_sample
+        spans = slice(part.span_offsets[own], part.span_offsets[own + 1])
+        assert row.source == NAMES[part.source[own]]
+        assert row.epoch == part.epoch[own]
         for found, column in (
-            (row.documents, plan.span_document),
-            (row.starts, plan.span_start),
-            (row.lengths, plan.span_length),
+            (row.documents, part.document),
+            (row.offsets, part.offset),
+            (row.lengths, part.length),
         ):
-            assert found.dtype == np.int32
+            assert found.dtype == column.dtype
             assert found.tolist() == column[spans].tolist()
 
 
-@pytest.mark.parametrize(
-    ("start", "stop"),
-    [(0, 1), (0, 0), (4096, 4096), (4090, 4100), (4096, 4097), (4000, 8200), (9999, 10_000), (0, 10_000)],
-)
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 0), (100, 100), (90, 110), (99, 101), (50, 350), (999, 1000)])
 def test_any_slice_is_what_was_planned(stored: str, start: int, stop: int) -> None:
-    assert_rows(read_plan_rows(stored, start, stop), PLAN, start, stop)
+    assert_rows(PlanReader(stored).rows(start, stop), start, stop)
 
 
-def test_metadata_is_kept_with_the_fingerprint(stored: str) -> None:
-    assert read_plan_metadata(stored) == {"recipe": "abc", "fingerprint": PLAN.fingerprint, "num_samples": "10000"}
+def test_the_last_part_may_be_short(stored: str) -> None:
+    rows = PlanReader(stored).rows(1049, 1050)
+    part = make_part(1000, 50)
+    assert rows[0].documents.tolist() == part.document[part.span_offsets[49] :].tolist()
+
+
+def test_the_info_says_what_was_written(stored: str, tmp_path: Path) -> None:
+    info = read_plan_info(stored)
+    assert (info.num_samples, info.part_samples, info.sample_length, info.num_parts) == (1050, PART, 64, 11)
+    assert (info.source_names, info.metadata) == (NAMES, {"manifest": "abc"})
+    sizes = storage.list_sizes(stored)
+    assert [sizes[part_name(number)] for number in range(11)] == info.part_bytes.tolist()
+    written = write(str(tmp_path / "again"))
+    assert written.fingerprint == info.fingerprint
+    others = [
+        write(str(tmp_path / "other"), seed=1),
+        write(str(tmp_path / "other"), sample_length=65),
+        write(str(tmp_path / "other"), metadata={"manifest": "abd"}),
+    ]
+    assert len({info.fingerprint, *(other.fingerprint for other in others)}) == 4
 
 
 def test_is_plain_parquet(stored: str) -> None:
-    table = pq.read_table(stored)
-    assert table.column_names == ["sample", "source", "documents", "starts", "lengths"]
-    assert pq.read_metadata(stored).row_group(0).num_rows == 4096
+    table = pq.read_table(Path(stored, "part-00000003.parquet"))
+    assert table.column_names == ["sample", "source", "epoch", "documents", "offsets", "lengths"]
+    assert table["sample"].to_pylist() == list(range(300, 400))
 
 
 def test_the_same_plan_gives_the_same_bytes(stored: str, tmp_path: Path) -> None:
-    write_plan(str(tmp_path / "again.parquet"), make_plan(), {"recipe": "abc"})
-    assert (tmp_path / "again.parquet").read_bytes() == Path(stored).read_bytes()
+    write(str(tmp_path))
+    for name in storage.list_files(stored):
+        assert (tmp_path / name).read_bytes() == Path(stored, name).read_bytes()
 
 
-def test_row_groups_are_fetched_alone_and_once(s3_bucket: str, fault_proxy: Callable[..., Any]) -> None:
-    uri = f"{s3_bucket}/run/plan.parquet"
-    write_plan(uri, PLAN, {})
-    total = storage.size(uri)
+def test_parts_are_streamed_and_reported(tmp_path: Path) -> None:
+    """When a part is asked for, all but the one before it are stored."""
+    done: list[int] = []
+
+    def watched() -> Iterator[PlanPart]:
+        for number, part in enumerate(parts(500)):
+            assert all((tmp_path / part_name(before)).exists() for before in range(number - 1))
+            assert not (tmp_path / "plan.json").exists()
+            yield part
+
+    write_plan(str(tmp_path), watched(), NAMES, 64, 500, {}, done.append)
+    assert done == [100, 200, 300, 400, 500]
+
+
+def test_an_interrupted_rewrite_leaves_no_plan(tmp_path: Path) -> None:
+    write(str(tmp_path))
+
+    def broken() -> Iterator[PlanPart]:
+        yield make_part(0, PART, seed=1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_plan(str(tmp_path), broken(), NAMES, 64, 1050, {})
+    with pytest.raises(DataError, match=r"plan\.json: there is no sample plan"):
+        PlanReader(str(tmp_path))
+    write(str(tmp_path), seed=1)
+    assert_rows(PlanReader(str(tmp_path)).rows(0, 300), 0, 300, seed=1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        [make_part(0, PART)],
+        [make_part(0, PART), make_part(PART, 99), make_part(199, 51)],
+        [make_part(0, PART), make_part(200, PART)],
+        [make_part(0, PART), make_part(PART, 150)],
+    ],
+)
+def test_refuses_parts_that_do_not_add_up(tmp_path: Path, wrong: list[PlanPart]) -> None:
+    with pytest.raises(DataError, match=r"a part of \d+ samples|the parts hold \d+ samples, not 250"):
+        write_plan(str(tmp_path), wrong, NAMES, 64, 250, {})
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_row_costs_its_own_part_only_and_once(s3_bucket: str, fault_proxy: Callable[..., Any]) -> None:
+    uri = f"{s3_bucket}/run/plan"
+    info = write(uri)
     proxy = fault_proxy()
-    read_plan_rows(uri, 0, 0)  # Fetches the footer, with what else lies in the last 64 KiB.
-    footer = proxy.num_body_bytes
-    assert_rows(read_plan_rows(uri, 5000, 5010), PLAN, 5000, 5010)
-    assert 0 < proxy.num_body_bytes - footer < 0.5 * total
-    requests = proxy.num_requests
-    assert_rows(read_plan_rows(uri, 5020, 5030), PLAN, 5020, 5030)
-    assert proxy.num_requests == requests
-    read_plan_rows(uri, 0, 5)
-    assert proxy.num_requests > requests
+    reader = PlanReader(uri)
+    assert (proxy.num_requests, proxy.num_body_bytes) == (1, storage.size(f"{uri}/plan.json"))
+    for first in (700, 0, 950):
+        proxy.set_faults()
+        assert_rows(reader.rows(first, first + 10), first, first + 10)
+        assert (proxy.num_requests, proxy.num_body_bytes) == (1, info.part_bytes[first // PART])
+        assert_rows(reader.rows(first + 20, first + 30), first + 20, first + 30)
+        assert proxy.num_requests == 1
 
 
-def test_no_more_row_groups_are_kept_than_allowed(stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_table, "_CACHED_ROW_GROUPS", 2)
-    read_plan_rows(stored, 0, 10_000)
-    assert len(plan_table._row_groups) == 2
+def test_threads_share_one_fetch(s3_bucket: str, fault_proxy: Callable[..., Any]) -> None:
+    write(s3_bucket)
+    reader = PlanReader(s3_bucket)
+    proxy = fault_proxy()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: reader.rows(i, i + 1), range(150, 250)))
+    assert_rows([row for rows in found for row in rows], 150, 250)
+    assert proxy.num_requests == 2
 
 
-def test_a_rewritten_plan_is_not_read_from_the_cache(tmp_path: Path) -> None:
-    uri = str(tmp_path / "plan.parquet")
-    for seed in (0, 1):
-        plan = make_plan(steps=5, seed=seed)
-        write_plan(uri, plan, {})
-        assert_rows(read_plan_rows(uri, 0, 50), plan, 0, 50)
+def test_sample_a_billion_costs_as_much_as_sample_0(s3_bucket: str, fault_proxy: Callable[..., Any]) -> None:
+    """A plan of 2 * 10^9 samples of which only two parts are there."""
+    part_samples, number = 16384, 10**9 // 16384
+    sizes, digests = [1000] * 122_071, ["ab" * 16] * 122_071
+    for i in (0, number):
+        part = dataclasses.replace(make_part(i * part_samples, part_samples), first_sample=i * part_samples)
+        data = plan_table._part_bytes(part, NAMES)
+        storage.write_bytes(f"{s3_bucket}/{part_name(i)}", data)
+        sizes[i], digests[i] = len(data), storage.digest_bytes(data).partition(":")[2]
+    values = {
+        "version": 2,
+        "num_samples": 2 * 10**9,
+        "part_samples": part_samples,
+        "sample_length": 64,
+        "source_names": list(NAMES),
+        "metadata": {},
+        "part_bytes": sizes,
+        "part_digests": "".join(digests),
+    }
+    storage.write_bytes(f"{s3_bucket}/plan.json", plan_table._info_bytes(values))
+    costs = []
+    for sample in (0, 10**9):
+        proxy = fault_proxy()
+        (row,) = PlanReader(s3_bucket).rows(sample, sample + 1)
+        assert row.sample == sample
+        costs.append(proxy.num_requests)
+    assert costs == [2, 2], "plan.json and one part"
+    with pytest.raises(DataError, match=r"part-00000001\.parquet: named in plan\.json, but missing"):
+        PlanReader(s3_bucket).rows(part_samples, part_samples + 1)
 
 
-@pytest.mark.parametrize(("start", "stop"), [(-1, 3), (5, 4), (9_990, 10_001)])
+def test_no_more_parts_are_kept_than_a_few(stored: str) -> None:
+    reader = PlanReader(stored)
+    reader.rows(0, 1050)
+    assert list(reader._kept) == [7, 8, 9, 10]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 3), (5, 4), (1040, 1051)])
 def test_rejects_rows_outside_the_plan(stored: str, start: int, stop: int) -> None:
-    with pytest.raises(DataError, match=f"rows {start} to {stop} asked for, but the plan has 10000 samples"):
-        read_plan_rows(stored, start, stop)
+    with pytest.raises(DataError, match=f"rows {start} to {stop} asked for, but the plan has 1050 samples"):
+        PlanReader(stored).rows(start, stop)
 
 
-def test_rejects_a_missing_plan_or_another_file(tmp_path: Path) -> None:
-    uri = str(tmp_path / "plan.parquet")
-    with pytest.raises(DataError, match=r"plan\.parquet: there is no sample plan"):
-        read_plan_rows(uri, 0, 1)
-    Path(uri).write_bytes(b"something")
-    with pytest.raises(DataError, match="not a readable Parquet file"):
-        read_plan_metadata(uri)
-    pq.write_table(pa.table({"a": [1]}), uri)
-    with pytest.raises(DataError, match=r"columns .*, not those of a sample plan"):
-        read_plan_rows(uri, 0, 1)
+def test_rejects_a_missing_or_damaged_info(stored: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    with pytest.raises(DataError, match=r"plan\.json: there is no sample plan"):
+        read_plan_info(str(tmp_path))
+    text = Path(stored, "plan.json").read_text()
+    for damage, message in (
+        (text[:-50], "not valid JSON"),
+        ("[1]", "not a sample plan of version 2"),
+        (text.replace('"version": 2', '"version": 3'), "not a sample plan of version 2"),
+        (text.replace('"num_samples": 1050', '"num_samples": 1051'), "does not have its fingerprint"),
+        (text.replace('"manifest": "abc"', '"manifest": "abd"'), "does not have its fingerprint"),
+        (json.dumps({"version": 2}), "does not have its fingerprint"),
+    ):
+        path.write_text(damage)
+        with pytest.raises(DataError, match=rf"plan\.json: .*{message}"):
+            read_plan_info(str(tmp_path))
 
 
-def rewrite(stored: str, uri: str, edit: Callable[[list[dict[str, Any]]], Any], rows: int = 4096) -> None:
-    table = pq.read_table(stored)
-    values = table.to_pylist()
-    edit(values)
-    pq.write_table(pa.Table.from_pylist(values, schema=table.schema), uri, row_group_size=rows)
+def test_every_flipped_byte_of_a_part_is_found(tmp_path: Path) -> None:
+    write(str(tmp_path), 150)
+    path = tmp_path / part_name(1)
+    data = path.read_bytes()
+    for at in np.random.default_rng(0).integers(0, len(data), 60):
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << int(at) % 8
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"part-00000001\.parquet: not the part that was written: expected"):
+            PlanReader(str(tmp_path)).rows(100, 101)
+    assert_rows(PlanReader(str(tmp_path)).rows(0, 100), 0, 100)
 
 
-def test_rejects_rows_out_of_place(stored: str, tmp_path: Path) -> None:
-    uri = str(tmp_path / "a.parquet")
-    rewrite(stored, uri, lambda rows: rows.insert(0, rows.pop(1)))
-    with pytest.raises(DataError, match="rows 0 to 2 do not hold these samples"):
-        read_plan_rows(uri, 0, 2)
-    uri = str(tmp_path / "b.parquet")
-    rewrite(stored, uri, lambda rows: rows[1]["starts"].append(3))
-    with pytest.raises(DataError, match="a sample has lists of unequal length"):
-        read_plan_rows(uri, 0, 2)
-    uri = str(tmp_path / "c.parquet")
-    rewrite(stored, uri, lambda rows: None, rows=1000)
-    with pytest.raises(DataError, match=r"row groups of \[1000\] rows, not of 4096"):
-        read_plan_rows(uri, 0, 2)
-
-
-def test_a_damaged_or_vanished_row_group_is_named(stored: str, tmp_path: Path) -> None:
-    uri = str(tmp_path / "plan.parquet")
-    data = bytearray(Path(stored).read_bytes())
-    data[pq.read_metadata(stored).row_group(1).column(2).data_page_offset + 200] ^= 1
-    Path(uri).write_bytes(data)
-    assert_rows(read_plan_rows(uri, 0, 5), PLAN, 0, 5)
-    with pytest.raises(DataError, match=r"plan\.parquet: row group 1 is damaged"):
-        read_plan_rows(uri, 5000, 5005)
-    Path(uri).unlink()
-    with pytest.raises(DataError, match=r"plan\.parquet: the sample plan is gone"):
-        read_plan_rows(uri, 9000, 9005)
+def test_a_missing_part_or_one_of_another_place_is_named(tmp_path: Path) -> None:
+    write(str(tmp_path))
+    (tmp_path / part_name(3)).write_bytes((tmp_path / part_name(2)).read_bytes())
+    with pytest.raises(DataError, match=r"part-00000003\.parquet: not the part that was written"):
+        PlanReader(str(tmp_path)).rows(300, 301)
+    (tmp_path / part_name(3)).unlink()
+    with pytest.raises(DataError, match=r"part-00000003\.parquet: named in plan\.json, but missing"):
+        PlanReader(str(tmp_path)).rows(300, 301)
 
 
 def test_survives_a_store_that_answers_with_errors(s3_bucket: str, fault_proxy: Callable[..., Any]) -> None:
-    uri = f"{s3_bucket}/plan.parquet"
-    write_plan(uri, PLAN, {})
-    proxy = fault_proxy(Fault("503", times=2), Fault("truncate", times=1, method="GET"))
-    assert_rows(read_plan_rows(uri, 100, 110), PLAN, 100, 110)
-    assert proxy.struck == {"503": 2, "truncate": 1}
+    proxy = fault_proxy(Fault("503", times=2), Fault("truncate", times=1, method="GET"), Fault("flip", times=2))
+    write(s3_bucket)
+    assert_rows(PlanReader(s3_bucket).rows(100, 110), 100, 110)
+    assert proxy.struck["503"] == 2
+    assert proxy.struck["truncate"] == 1

@@ -1,16 +1,23 @@
-"""Raw texts: which files, in which order, and every way in which one can be unreadable."""
+"""Raw texts: in order, whole, and every way in which one can be unreadable."""
 
 import gzip
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from longspan import storage
 from longspan.config.corpus import JsonlSource, TextSource
-from longspan.corpus.sources import find_files, read_texts
-from longspan.errors import ConfigError, DataError
+from longspan.corpus import units
+from longspan.corpus.listing import find_files
+from longspan.corpus.sources import read_texts
+from longspan.corpus.units import Piece
+from longspan.errors import DataError
 
 
 def text_source(*paths: str | Path, pattern: str = "*", max_bytes: int | None = None) -> TextSource:
@@ -21,71 +28,35 @@ def jsonl_source(*paths: str | Path) -> JsonlSource:
     return JsonlSource(type="jsonl", name="lines", paths=[str(path) for path in paths])
 
 
-def write_all(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(f"text of {name}")
+def read_all(source: TextSource | JsonlSource, unit_bytes: int = 1 << 20) -> list[str]:
+    return list(read_texts(source, list(units._pieces(source, find_files(source, "sources.0"), unit_bytes))))
 
 
-def read_jsonl(path: Path) -> list[str]:
-    return list(read_texts(jsonl_source(path), [str(path)]))
-
-
-def test_folders_are_searched_by_name_or_path_in_sorted_order(tmp_path: Path) -> None:
-    write_all(tmp_path, "b.py", "a/z.py", "a/.hidden.py", ".git/c.py", "a/y.txt")
-    found = find_files(text_source(tmp_path, pattern="*.py"), "sources.0")
-    assert found == [f"{tmp_path}/a/z.py", f"{tmp_path}/b.py"]
-    assert find_files(text_source(tmp_path, pattern="a/*"), "sources.0") == [
-        f"{tmp_path}/a/y.txt",
-        f"{tmp_path}/a/z.py",
-    ]
-    assert find_files(text_source(tmp_path / "b.py", tmp_path / "a"), "sources.0")[0] == f"{tmp_path}/b.py"
-
-
-def test_a_named_file_needs_no_pattern(tmp_path: Path) -> None:
-    write_all(tmp_path, "b.md")
-    assert find_files(text_source(tmp_path / "b.md", pattern="*.py"), "sources.0") == [f"{tmp_path}/b.md"]
-
-
-def test_jsonl_folders_hold_plain_and_compressed_files(tmp_path: Path) -> None:
-    write_all(tmp_path, "a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.json", "e.txt")
-    found = find_files(jsonl_source(tmp_path), "sources.0")
-    assert found == [f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl.gz", f"{tmp_path}/c.jsonl.zst"]
-
-
-@pytest.mark.parametrize(
-    ("paths", "message"),
-    [(["gone"], r"sources\.3\.paths\.0: .*gone: no file matches \*\.py"), ([], r"sources\.3\.paths: empty")],
-)
-def test_rejects_paths_without_files(tmp_path: Path, paths: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        find_files(text_source(*(tmp_path / path for path in paths), pattern="*.py"), "sources.3")
-
-
-def test_texts_are_read_whole_until_max_bytes(tmp_path: Path) -> None:
-    for name, size in (("a", 10), ("b", 20), ("c", 5)):
-        (tmp_path / name).write_text("x" * size)
-    files = [str(tmp_path / name) for name in "abc"]
-    assert [len(text) for text in read_texts(text_source(tmp_path), files)] == [10, 20, 5]
-    assert [len(text) for text in read_texts(text_source(tmp_path, max_bytes=30), files)] == [10, 20]
-    assert [len(text) for text in read_texts(text_source(tmp_path, max_bytes=29), files)] == [10]
+def read_jsonl(path: Path, unit_bytes: int = 1 << 20) -> list[str]:
+    return read_all(jsonl_source(path), unit_bytes)
 
 
 def test_texts_and_lines_are_read_from_s3_in_order(s3_bucket: str) -> None:
     names = [f"f{number:02d}.txt" for number in range(20)]
     for name in names:
         storage.write_bytes(f"{s3_bucket}/data/{name}", f"text {name}".encode())
-    files = find_files(text_source(f"{s3_bucket}/data", pattern="*.txt"), "sources.0")
-    assert list(read_texts(text_source(s3_bucket), files)) == [f"text {name}" for name in names]
+    assert read_all(text_source(f"{s3_bucket}/data", pattern="*.txt")) == [f"text {name}" for name in names]
     storage.write_bytes(f"{s3_bucket}/l.jsonl.gz", gzip.compress(b'{"text": "one"}\n{"text": "two"}\n'))
-    files = find_files(jsonl_source(f"{s3_bucket}/l.jsonl.gz"), "sources.0")
-    assert list(read_texts(jsonl_source(s3_bucket), files)) == ["one", "two"]
+    assert read_all(jsonl_source(f"{s3_bucket}/l.jsonl.gz")) == ["one", "two"]
+    storage.write_bytes(f"{s3_bucket}/l.jsonl", b'{"text": "one"}\n{"text": "two"}\n{"text": "three"}\n')
+    assert read_all(jsonl_source(f"{s3_bucket}/l.jsonl"), unit_bytes=20) == ["one", "two", "three"]
 
 
 def test_a_file_that_is_not_utf8_is_named_with_the_byte(tmp_path: Path) -> None:
     (tmp_path / "bad.txt").write_bytes("gr\u00fc\u00df".encode() + b"\xff!")
     with pytest.raises(DataError, match=r"bad\.txt: not UTF-8 at byte 6 "):
-        list(read_texts(text_source(tmp_path), [str(tmp_path / "bad.txt")]))
+        read_all(text_source(tmp_path))
+
+
+def test_a_file_that_grew_since_the_listing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("longer now")
+    with pytest.raises(DataError, match=r"a\.txt: 10 bytes, but 5 when it was listed"):
+        list(read_texts(text_source(tmp_path), [Piece(str(tmp_path / "a.txt"), 5, 0, 5, 5)]))
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
@@ -94,10 +65,34 @@ def test_lines_are_documents_whatever_the_compression(tmp_path: Path, suffix: st
     plain = ("\n\n".join(json.dumps({"text": text}) for text in texts)).encode()
     # Two members in one archive, as `cat a.gz b.gz` makes them, cut in the middle of a line.
     parts = (plain[:50], plain[50:])
-    pack = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[suffix]
+    packers: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
+    pack = packers[suffix]
     path = tmp_path / f"a.jsonl{suffix}"
     path.write_bytes(b"".join(pack(part) for part in parts))
     assert read_jsonl(path) == texts
+
+
+@contextmanager
+def chunks_of(num_bytes: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("longspan.corpus.sources._CHUNK_BYTES", num_bytes)
+        yield
+
+
+LINES = st.lists(st.one_of(st.just(""), st.just("  "), st.text(max_size=12).map(lambda t: json.dumps({"text": t}))))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@given(lines=LINES, ends_with_newline=st.booleans(), unit_bytes=st.integers(1, 80), chunk=st.integers(1, 50))
+def test_ranges_of_a_file_give_each_line_once_in_order(
+    tmp_path: Path, lines: list[str], ends_with_newline: bool, unit_bytes: int, chunk: int
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(("\n".join(lines) + "\n" * ends_with_newline).encode())
+    expected = [json.loads(line)["text"] for line in lines if line.strip()]
+    with chunks_of(chunk):
+        assert read_jsonl(path, unit_bytes) == expected
+    assert read_jsonl(path) == expected
 
 
 def test_lines_are_joined_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +120,9 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, message: str) -> None:
     path.write_bytes(b'{"text": "good"}\n\n' + line + b"\n")
     with pytest.raises(DataError, match=message):
         read_jsonl(path)
+    if "line 3" in message:
+        with pytest.raises(DataError, match=message.replace("line 3", "the line at byte 18")):
+            read_jsonl(path, unit_bytes=10)
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
@@ -133,6 +131,9 @@ def test_a_damaged_or_short_archive_is_refused(tmp_path: Path, suffix: str) -> N
     packed = gzip.compress(plain) if suffix == ".gz" else zstandard.ZstdCompressor().compress(plain)
     path = tmp_path / f"a.jsonl{suffix}"
     path.write_bytes(packed[:-3])
+    with pytest.raises(DataError, match="the archive ends too early"):
+        read_jsonl(path)
+    path.write_bytes(b"")
     with pytest.raises(DataError, match="the archive ends too early"):
         read_jsonl(path)
     path.write_bytes(b"not an archive")

@@ -59,6 +59,34 @@ def test_texts_are_encoded_in_order_over_batches(tokenizer: Any, monkeypatch: py
     assert [tokenizer.decode(ids) for ids in expected] == texts
 
 
+def test_fast_and_slow_ways_give_the_same_tokens(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["", "<|eos|> \u20ac <v:3>", *(sentences(i, 1 + i % 4) for i in range(20))]
+    fast = [ids.tolist() for ids in encode(tokenizer, texts)]
+    monkeypatch.setattr(type(tokenizer), "is_fast", False)
+    assert [ids.tolist() for ids in encode(tokenizer, texts)] == fast
+
+
+def test_truncation_and_padding_of_the_tokenizer_are_put_aside(tokenizer: Any) -> None:
+    texts = [sentences(0, 5), "a"]
+    expected = [ids.tolist() for ids in encode(tokenizer, texts)]
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    tokenizer.backend_tokenizer.enable_padding(length=10)
+    assert [ids.tolist() for ids in encode(tokenizer, texts)] == expected
+
+
+def test_ids_are_counted_to_the_largest_also_over_gaps(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Backend(models.WordLevel({"a": 0, "b.": 9, "?": 4}, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    gapped = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert store_tokenizer(gapped, str(tmp_path)).vocab_size == 10
+    assert sentence_end_ids(gapped) == (4, 9)
+    assert [ids.tolist() for ids in encode(gapped, ["a b. c"])] == [[0, 9, 4]]
+
+
 def test_sentence_ends_are_found_by_decoding(tokenizer: Any) -> None:
     tokenizer.add_tokens(['."', ".) ", "\n    ", "e.g", "\u3002", "3.5", "?\u201d"])
     ends = {tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in sentence_end_ids(tokenizer)}

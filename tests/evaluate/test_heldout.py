@@ -1,12 +1,15 @@
 """Held-out text: long documents first, within a budget, in the corpus's order, and free of needles."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from longspan.errors import ConfigError
-from longspan.evaluate.heldout import check_plain, choose_documents
+from longspan.evaluate.heldout import check_plain, choose_documents, held_out_documents
+from tests.corpus_files import random_documents, write_corpus
 
 
 def test_long_documents_come_first_and_the_last_is_cut() -> None:
@@ -37,3 +40,19 @@ def test_text_that_holds_needles_is_refused() -> None:
     check_plain(documents, "val", 41)
     with pytest.raises(ConfigError, match="'val' holds needle tokens"):
         check_plain(documents, "val", 40)
+
+
+def test_documents_come_from_the_corpus(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    documents = {
+        "train": random_documents(0, [90, 700, 40]),
+        "val": random_documents(1, [50, 1300, 20, 900, 60]),
+        "needles": random_documents(2, [30] * 3),
+    }
+    manifest = write_corpus(uri, documents, shard_tokens=1500)
+    found = held_out_documents(uri, manifest, "val", longest=800, budget=2230)
+    # The two long ones, and of the short ones what is left of the budget: 50 - 20 tokens of the first.
+    for tokens, (number, size) in zip(found, [(0, 30), (1, 1300), (3, 900)], strict=True):
+        np.testing.assert_array_equal(tokens, documents["val"][number].tokens[:size])
+    with pytest.raises(ConfigError, match=r"'nobody' is none of the manifest's sources \['train', 'val', 'needles'\]"):
+        held_out_documents(uri, manifest, "nobody", longest=800, budget=1710)

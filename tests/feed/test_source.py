@@ -1,91 +1,31 @@
-"""The feed on a real, tiny corpus: micro-batch k is the same whoever asks, in whatever order, from whatever step."""
+"""The feed on real corpus files: micro-batch k is the same whoever asks, in whatever order, from whatever step."""
 
 import dataclasses
 import json
-import random
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from longspan import storage
-from longspan.config.corpus import Corpus
 from longspan.config.recipe import Recipe
+from longspan.corpus.changed import store_planned_manifest
 from longspan.corpus.manifest import load_manifest
-from longspan.corpus.plan_table import read_plan_rows, write_plan
-from longspan.corpus.prepare import prepare
-from longspan.corpus.shards import ShardReader
+from longspan.corpus.plan_table import PlanReader
+from longspan.corpus.reader import TokenReader
 from longspan.errors import DataError
+from longspan.feed import source as source_module
 from longspan.feed.batch import MicroBatch
-from longspan.feed.local import local_feed
 from longspan.feed.source import FeedSpec, Source, feed_spec, group_indices, open_source, position_method
-from longspan.launch.stage import make_plan
 from longspan.positions import Contiguous, LongRecipe, PoSE, RandPos
+from tests.feed.comparing import assert_all_same, assert_same
+from tests.feed.conftest import STEPS, make_corpus, staged
+from tests.s3 import Fault, FaultProxy
 from tests.tiny import tiny_recipe
-
-STEPS = 4
-WORDS = ("the", "model", "reads", "a", "long", "window", "of", "tokens", "and", "attends", "to", "every", "position")
-
-
-def make_corpus(folder: Path, texts: int = 12) -> str:
-    draw = random.Random(1)
-    (folder / "texts").mkdir(parents=True)
-    for number in range(texts):
-        sentences = (" ".join(draw.choices(WORDS, k=draw.randint(3, 9))) for _ in range(draw.randint(4, 30)))
-        (folder / "texts" / f"{number}.txt").write_text(". ".join(sentences) + ".\n")
-    corpus = {
-        "output": str(folder / "corpus"),
-        "tokenizer": {"train_vocab_size": 280, "needle_tokens": True},
-        "sources": [
-            {"type": "text", "name": "text", "paths": [str(folder / "texts")]},
-            {"type": "needles", "name": "needles", "text_source": "text", "length": 120, "documents": 8},
-        ],
-        "shard_tokens": 1500,
-    }
-    prepare(Corpus.model_validate(corpus))
-    return str(folder / "corpus")
-
-
-def staged(folder: Path, manifest: str, **sections: object) -> Recipe:
-    """A recipe whose plan is written; the model is never looked at."""
-    data = {"mix": [{"weights": {"text": 1.0, "needles": 1.0}}]}
-    train = {"steps": STEPS, "global_batch_size": 8, "micro_batch_size": 2}
-    values = {"data": data, "train": train, "output": str(folder / "run"), **sections}
-    recipe = tiny_recipe("nowhere", manifest, **values)
-    corpus = load_manifest(manifest)
-    write_plan(f"{recipe.run_uri}/plan.parquet", make_plan(recipe, corpus), {"manifest": corpus.fingerprint})
-    return recipe
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    folder = tmp_path_factory.mktemp("feed")
-    return staged(folder, make_corpus(folder))
-
-
-@pytest.fixture(scope="module")
-def spec(recipe: Recipe) -> FeedSpec:
-    return feed_spec(recipe)
-
-
-@pytest.fixture(scope="module")
-def batches(spec: FeedSpec) -> list[MicroBatch]:
-    source = Source(spec)
-    return [source.micro_batch(k) for k in range(STEPS * spec.micro_batches_per_step)]
-
-
-def assert_same(found: MicroBatch, expected: MicroBatch) -> None:
-    for field in dataclasses.fields(MicroBatch):
-        np.testing.assert_array_equal(
-            getattr(found, field.name), getattr(expected, field.name), err_msg=field.name, strict=True
-        )
-
-
-def assert_all_same(found: Iterator[MicroBatch], expected: list[MicroBatch]) -> None:
-    for left, right in zip(found, expected, strict=True):
-        assert_same(left, right)
 
 
 def test_the_spec_says_what_the_recipe_says(recipe: Recipe, spec: FeedSpec) -> None:
@@ -93,7 +33,8 @@ def test_the_spec_says_what_the_recipe_says(recipe: Recipe, spec: FeedSpec) -> N
     assert (spec.target_length, spec.document_mask, spec.seed) == (256, True, 0)
     assert spec.method == LongRecipe(min_segments=7)
     assert spec.micro_batches_per_step == 4
-    assert storage.exists(spec.plan_uri)
+    assert spec.shard_cache_bytes == recipe.parallel.shard_cache_bytes
+    assert PlanReader(spec.plan_uri).info.fingerprint == spec.plan_fingerprint
     assert load_manifest(spec.manifest_uri).fingerprint == spec.manifest_fingerprint
 
 
@@ -111,19 +52,19 @@ def test_every_method_of_a_recipe(section: dict[str, object], method: object) ->
 
 
 def test_batches_are_the_plan_and_the_shards(spec: FeedSpec, batches: list[MicroBatch]) -> None:
-    manifest = load_manifest(spec.manifest_uri)
-    reader = ShardReader(spec.manifest_uri, manifest)
-    rows = read_plan_rows(spec.plan_uri, 0, STEPS * spec.global_batch_size)
-    ids = np.concatenate([batch.input_ids for batch in batches])
-    expected = [
-        reader.document(*span)[0]
-        for row in rows
-        for span in zip(row.documents.tolist(), row.starts.tolist(), row.lengths.tolist(), strict=True)
-    ]
-    np.testing.assert_array_equal(ids, np.concatenate(expected))
+    reader = TokenReader(spec.manifest_uri, load_manifest(spec.manifest_uri))
+    rows = PlanReader(spec.plan_uri).rows(0, STEPS * spec.global_batch_size)
+    ids = np.concatenate([batch.input_ids for batch in batches]).reshape(-1, spec.sample_length)
+    weights = np.concatenate([batch.loss_weight for batch in batches]).reshape(-1, spec.sample_length)
+    for row, found, weight in zip(rows, ids, weights, strict=True):
+        spans = [reader.read(int(o), int(n)) for o, n in zip(row.offsets, row.lengths, strict=True)]
+        text = np.concatenate([tokens for tokens, _ in spans])
+        np.testing.assert_array_equal(found[: text.size], text)
+        assert not found[text.size :].any()
+        assert (set(weight.tolist()) <= {0.0, 1.0}) == (row.source == "text")
     assert [batch.first_sample for batch in batches] == list(range(0, len(rows), spec.micro_batch_size))
-    # Both sources came: only needles have weights of their own.
     assert {row.source for row in rows} == {"text", "needles"}
+    assert any(row.lengths.sum() < spec.sample_length for row in rows), "some samples are padded"
 
 
 def test_a_micro_batch_is_the_same_whatever_the_order_asked(spec: FeedSpec, batches: list[MicroBatch]) -> None:
@@ -131,6 +72,10 @@ def test_a_micro_batch_is_the_same_whatever_the_order_asked(spec: FeedSpec, batc
     order = np.random.default_rng(0).permutation(len(batches)).tolist()
     for k in [*order, order[0], 0]:
         assert_same(source.micro_batch(k), batches[k])
+    assert_all_same(source.micro_batches(order), [batches[k] for k in order])
+    assert source.micro_batches([]) == []
+    with ThreadPoolExecutor(8) as pool:
+        assert_all_same(pool.map(source.micro_batch, order), [batches[k] for k in order])
 
 
 def test_a_micro_batch_does_not_know_its_size(spec: FeedSpec, batches: list[MicroBatch]) -> None:
@@ -147,50 +92,62 @@ def test_another_seed_moves_positions_only(spec: FeedSpec, batches: list[MicroBa
     assert not np.array_equal(other.positions, batches[0].positions)
 
 
-@pytest.mark.parametrize("prefetch", [0, 1, 4, 16, 100])
-def test_the_local_feed_is_in_order_whatever_is_made_ahead(
-    spec: FeedSpec, batches: list[MicroBatch], prefetch: int
+@given(
+    micro_batch_size=st.sampled_from([1, 2]),
+    groups=st.lists(st.sampled_from([1, 2, 4, 8]), min_size=1, max_size=6),
+)
+def test_the_sequence_is_the_same_for_any_groups(micro_batch_size: int, groups: list[int], spec: FeedSpec) -> None:
+    """Compared in order, step by step, with another number of data-parallel groups at every step."""
+    spec = dataclasses.replace(spec, global_batch_size=16, micro_batch_size=micro_batch_size)
+    seen: list[int] = []
+    for step, count in enumerate(groups):
+        shares = [list(group_indices(spec, step, group, count)) for group in range(count)]
+        assert {len(share) for share in shares} == {spec.micro_batches_per_step // count}
+        for index in (index for share in shares for index in share):
+            seen += range(index * micro_batch_size, (index + 1) * micro_batch_size)
+    assert seen == list(range(16 * len(groups)))
+
+
+def test_a_store_is_asked_for_all_that_several_batches_need_at_once(
+    recipe: Recipe, batches: list[MicroBatch], s3_bucket: str, fault_proxy: Callable[..., FaultProxy]
 ) -> None:
-    assert_all_same(local_feed(spec, 0, STEPS, prefetch), batches)
+    """Requests for a corpus in a store do not grow with the samples: each chunk is fetched once."""
+    storage.upload_tree(recipe.data.manifest, f"{s3_bucket}/corpus")
+    storage.upload_tree(f"{recipe.run_uri}/plan", f"{s3_bucket}/run/plan")
+    data = recipe.data.model_copy(update={"manifest": f"{s3_bucket}/corpus"})
+    spec = feed_spec(recipe.model_copy(update={"data": data, "output": f"{s3_bucket}/run"}))
+    source = Source(spec)
+    manifest = load_manifest(spec.manifest_uri)
+    proxy = fault_proxy(Fault("503", times=3, method="GET"))
+    assert_all_same(source.micro_batches(range(len(batches))), batches)
+    needed = sum(shard.tokens * (4 if shard.weights_at is None else 8) for shard in manifest.shards)
+    assert proxy.num_body_bytes <= 1.1 * (needed + storage_bytes(spec.plan_uri))
+    assert proxy.struck == {"503": 3}
+    proxy.set_faults()
+    assert_all_same(source.micro_batches(range(len(batches))), batches)
+    assert proxy.num_requests == 0
 
 
-@pytest.mark.parametrize("prefetch", [0, 4])
-@pytest.mark.parametrize("step", range(STEPS + 1))
-def test_resumed_at_any_step_it_is_the_tail(
-    spec: FeedSpec, batches: list[MicroBatch], step: int, prefetch: int
-) -> None:
-    tail = batches[step * spec.micro_batches_per_step :]
-    assert_all_same(local_feed(spec, step, STEPS, prefetch), tail)
+def storage_bytes(uri: str) -> int:
+    return sum(storage.list_sizes(uri).values())
 
 
-def test_a_feed_that_is_closed_early_stops(spec: FeedSpec, batches: list[MicroBatch]) -> None:
-    feed = local_feed(spec, 0, STEPS, 3)
-    assert_same(next(feed), batches[0])
-    feed.close()  # type: ignore[attr-defined]
-    assert list(feed) == []
+def test_sources_of_two_runs_are_kept(spec: FeedSpec) -> None:
+    others = [dataclasses.replace(spec, seed=seed) for seed in (1, 2)]
+    kept = open_source(spec)
+    assert open_source(dataclasses.replace(spec)) is kept
+    first = open_source(others[0])
+    assert open_source(spec) is kept
+    open_source(others[1])
+    assert len(source_module._sources) == 2
+    assert open_source(spec) is kept
+    assert open_source(others[0]) is not first
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_an_error_of_the_source_reaches_the_loop(spec: FeedSpec, prefetch: int) -> None:
-    feed = local_feed(spec, STEPS - 1, STEPS + 1, prefetch)
-    for _ in range(spec.micro_batches_per_step):
-        next(feed)
-    with pytest.raises(DataError, match="but the plan has 32 samples"):
-        next(feed)
-
-
-@pytest.mark.parametrize("groups", [1, 2, 4])
-def test_groups_share_out_every_step(spec: FeedSpec, groups: int) -> None:
-    for step in range(STEPS):
-        shares = [list(group_indices(spec, step, group, groups)) for group in range(groups)]
-        assert len({len(share) for share in shares}) == 1
-        first = step * spec.micro_batches_per_step
-        # In order, so that the samples of a step are the same set, and each group reads neighbours.
-        assert [index for share in shares for index in share] == list(range(first, first + spec.micro_batches_per_step))
-
-
-def test_the_source_is_kept_between_tasks(spec: FeedSpec) -> None:
-    assert open_source(spec) is open_source(dataclasses.replace(spec))
+def test_threads_open_one_source(spec: FeedSpec) -> None:
+    spec = dataclasses.replace(spec, seed=9)
+    with ThreadPoolExecutor(8) as pool:
+        assert len({id(source) for source in pool.map(open_source, [spec] * 8)}) == 1
 
 
 def test_a_run_needs_its_plan(recipe: Recipe, tmp_path: Path) -> None:
@@ -198,25 +155,41 @@ def test_a_run_needs_its_plan(recipe: Recipe, tmp_path: Path) -> None:
         feed_spec(recipe.model_copy(update={"output": str(tmp_path)}))
 
 
+def test_a_plan_of_another_sample_length_is_refused(recipe: Recipe) -> None:
+    data = recipe.data.model_copy(update={"sample_length": 64})
+    with pytest.raises(DataError, match=r"samples of 32 tokens, but data\.sample_length is 64"):
+        feed_spec(recipe.model_copy(update={"data": data}))
+
+
+def test_a_plan_written_anew_under_a_run_is_refused(tmp_path: Path) -> None:
+    manifest = make_corpus(str(tmp_path / "corpus"))
+    spec = feed_spec(staged(str(tmp_path / "run"), manifest))
+    Source(spec)
+    staged(str(tmp_path / "run"), manifest, seed=5)
+    with pytest.raises(DataError, match="the plan was written anew since the run began"):
+        Source(spec)
+
+
 def test_a_changed_corpus_is_refused(tmp_path: Path) -> None:
-    recipe = staged(tmp_path, make_corpus(tmp_path / "old"))
-    spec = feed_spec(recipe)
+    spec = feed_spec(staged(str(tmp_path / "run"), make_corpus(str(tmp_path / "corpus"))))
     Source(spec).micro_batch(0)
-    # Prepared anew from other texts, at the same place.
-    shutil.rmtree(tmp_path / "old" / "corpus")
-    shutil.move(make_corpus(tmp_path / "new", texts=13), tmp_path / "old" / "corpus")
-    with pytest.raises(DataError, match=r"the corpus has changed since .* give the run another output"):
+    make_corpus(str(tmp_path / "corpus"), texts=31)
+    message = r"the corpus has changed since .* \(shards/text-00003\.parquet has 2 rows, had 1\); restore the corpus"
+    with pytest.raises(DataError, match=message):
         Source(spec)
 
 
 def test_the_fingerprint_covers_every_shard(tmp_path: Path) -> None:
     """One digest edited in the manifest is another corpus."""
-    recipe = staged(tmp_path, make_corpus(tmp_path / "corpus"))
-    spec = feed_spec(recipe)
-    path = Path(recipe.data.manifest, "manifest.json")
+    spec = feed_spec(staged(str(tmp_path / "run"), make_corpus(str(tmp_path / "corpus"))))
+    path = tmp_path / "corpus/manifest.json"
     content = json.loads(path.read_text())
     digest = content["shards"][-1]["digest"]
     content["shards"][-1]["digest"] = digest[:-1] + ("0" if digest[-1] != "0" else "1")
     path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"the corpus has changed .* \(shards/needles-\d+\.parquet was replaced"):
+        Source(spec)
+    # Even where the plan's copy of the manifest was edited with it.
+    store_planned_manifest(spec.plan_uri, load_manifest(spec.manifest_uri))
     with pytest.raises(DataError, match="the corpus has changed"):
         Source(spec)

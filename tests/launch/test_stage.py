@@ -1,7 +1,10 @@
 """Staging: the recipe is checked against model, corpus and run directory; the plan is written once."""
 
+import json
 import re
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,16 @@ import pytest
 
 from longspan import storage
 from longspan.checkpoint.commit import Commit, write_commit
-from longspan.config.load import fingerprint, load_recipe
+from longspan.config.corpus import Corpus
+from longspan.config.load import fingerprint, load_recipe, parse
 from longspan.corpus.manifest import load_manifest
-from longspan.corpus.plan_table import read_plan_metadata, read_plan_rows
+from longspan.corpus.plan_table import PlanReader
+from longspan.corpus.prepare import prepare
 from longspan.errors import CheckpointError, ConfigError, DataError, TopologyError
-from longspan.launch.stage import read_staged, stage_run
-from tests.launch.conftest import MakeRecipe, prepare_corpus
+from longspan.launch import stage
+from longspan.launch.stage import check_recipe, read_staged, stage_run
+from longspan.sampling.plan import plan_parts
+from tests.launch.conftest import MakeRecipe
 from tests.tiny import tiny_model_directory
 
 
@@ -22,19 +29,36 @@ def contents(run: str) -> dict[str, bytes]:
     return {name: storage.read_bytes(storage.join(run, name)) for name in storage.list_files(run)}
 
 
+STAGED = ["plan.json", "plan/manifest.json", "plan/part-00000000.parquet", "plan/plan.json", "recipe.yaml"]
+
+
 def test_a_staged_run_has_recipe_and_plan(make: MakeRecipe) -> None:
     recipe = make()
     stage_run(recipe)
-    assert sorted(contents(recipe.run_uri)) == ["plan.parquet", "recipe.yaml"]
+    assert sorted(contents(recipe.run_uri)) == STAGED
     assert read_staged(recipe.run_uri) == recipe
     assert load_recipe(Path(recipe.run_uri, "recipe.yaml")) == recipe
-    plan = storage.join(recipe.run_uri, "plan.parquet")
-    metadata = read_plan_metadata(plan)
-    assert metadata["recipe"] == fingerprint(recipe)
-    assert metadata["manifest"] == load_manifest(recipe.data.manifest).fingerprint
-    assert metadata["num_samples"] == "12"
-    assert {row.source for row in read_plan_rows(plan, 0, 12)} == {"text"}
-    assert all(row.lengths.sum() == 32 for row in read_plan_rows(plan, 0, 12))
+    manifest = load_manifest(recipe.data.manifest)
+    assert load_manifest(storage.join(recipe.run_uri, "plan")) == manifest
+    plan = PlanReader(storage.join(recipe.run_uri, "plan"))
+    assert plan.info.metadata == {"recipe": fingerprint(recipe), "manifest": manifest.fingerprint}
+    assert (plan.info.num_samples, plan.info.sample_length) == (12, 32)
+    assert {row.source for row in plan.rows(0, 12)} == {"text"}
+    assert all(row.lengths.sum() == 32 for row in plan.rows(0, 12))
+
+
+def test_a_staged_run_says_what_its_plan_holds(make: MakeRecipe) -> None:
+    """Padding included: the plan's rows and its description are of one pass."""
+    recipe = make(data={"mix": [{"weights": {"text": 1, "held": 1}}], "packing": "best_fit", "sample_length": 50})
+    stage_run(recipe)
+    rows = PlanReader(storage.join(recipe.run_uri, "plan")).rows(0, 12)
+    description = storage.read_json(storage.join(recipe.run_uri, "plan.json"))
+    assert description["recipe"] == fingerprint(recipe)
+    assert description["manifest"] == load_manifest(recipe.data.manifest).fingerprint
+    assert description["run"]["tokens"] == sum(int(row.lengths.sum()) for row in rows)
+    for name in ("text", "held"):
+        assert description["sources"][name]["samples"] == sum(row.source == name for row in rows)
+    assert description["positions"]["samples_measured"] == 12
 
 
 def test_staging_again_changes_nothing(make: MakeRecipe) -> None:
@@ -44,22 +68,60 @@ def test_staging_again_changes_nothing(make: MakeRecipe) -> None:
     assert contents(make().run_uri) == before
 
 
-def test_a_lost_plan_is_made_again_the_same(make: MakeRecipe) -> None:
+@pytest.mark.parametrize("lost", [["plan/plan.json"], ["plan/manifest.json"], STAGED[1:4], STAGED[:4]])
+def test_a_lost_plan_is_made_again_the_same(make: MakeRecipe, lost: list[str]) -> None:
     recipe = make()
     stage_run(recipe)
     before = contents(recipe.run_uri)
-    storage.delete(storage.join(recipe.run_uri, "plan.parquet"))
+    for name in lost:
+        storage.delete(storage.join(recipe.run_uri, name))
     stage_run(recipe)
     assert contents(recipe.run_uri) == before
 
 
+@pytest.mark.parametrize("after", range(6))
+def test_staging_cut_short_starts_over(
+    make: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Another, longer recipe was cut short after each of its files: nothing of it is left."""
+    stage_run(make(output=tmp_path / "whole"))
+    before = contents(str(tmp_path / "whole"))
+    written = 0
+
+    def cut(write: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(*given: Any) -> None:
+            nonlocal written
+            if written >= after:
+                raise KeyboardInterrupt
+            written += 1
+            write(*given)
+
+        return wrapped
+
+    longer = make(train={"steps": 12}, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "plan_parts", partial(plan_parts, part_samples=12))
+        patch.setattr(storage, "write_bytes", cut(storage.write_bytes))
+        patch.setattr(storage, "write_text", cut(storage.write_text))
+        with pytest.raises(KeyboardInterrupt):
+            stage_run(longer)
+    left = contents(make().run_uri)
+    assert len(left) == after
+    assert "recipe.yaml" not in left
+    stage_run(make())
+    assert {name: data for name, data in contents(make().run_uri).items() if name != "recipe.yaml"} == {
+        name: data for name, data in before.items() if name != "recipe.yaml"
+    }
+
+
 def test_where_and_how_fast_may_change(make: MakeRecipe) -> None:
     stage_run(make())
-    plan = contents(make().run_uri)["plan.parquet"]
+    plan = contents(make().run_uri)
     other = make(train={"micro_batch_size": 2, "save_every": 3}, parallel={"launch": "ray", "num_workers": 1})
     stage_run(other)
     assert read_staged(other.run_uri) == other
-    assert contents(other.run_uri)["plan.parquet"] == plan
+    del plan["recipe.yaml"]
+    assert contents(other.run_uri).items() >= plan.items()
 
 
 @pytest.mark.parametrize(
@@ -92,16 +154,38 @@ def test_checkpoints_of_another_recipe_are_refused(make: MakeRecipe) -> None:
         stage_run(recipe)
 
 
-def test_a_corpus_that_has_changed_is_refused(make: MakeRecipe, tmp_path: Path) -> None:
-    (tmp_path / "texts").mkdir()
-    recipe = make(data={"manifest": prepare_corpus(tmp_path / "texts", tmp_path / "data")})
+def test_a_corpus_that_has_changed_is_refused_by_the_name_of_the_shard(
+    make: MakeRecipe, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "text", tmp_path / "text")
+    values = {
+        "output": str(tmp_path / "data"),
+        "tokenizer": {"path": str(folder / "data" / "tokenizer")},
+        "sources": [{"name": "text", "paths": [str(tmp_path / "text")]}],
+    }
+    prepare(parse(Corpus, values, "corpus"))
+    recipe = make(data={"manifest": str(tmp_path / "data")})
     stage_run(recipe)
+    before = contents(recipe.run_uri)
     shutil.rmtree(tmp_path / "data")
-    prepare_corpus(tmp_path / "texts", tmp_path / "data", seed=50)
-    with pytest.raises(
-        DataError, match=r"data: the corpus has changed since .*plan.parquet was made; give the run another"
-    ):
+    with (tmp_path / "text" / "0.txt").open("a") as file:
+        file.write("One goose more.\n")
+    prepare(parse(Corpus, values, "corpus"))
+    with pytest.raises(DataError, match=r"data: the corpus has changed since .*run/plan was made \(") as caught:
         stage_run(recipe)
+    assert re.search(r"\(shards/\S+ .*\); restore the corpus, or give the run another output$", str(caught.value))
+    assert "\n" not in str(caught.value)
+    assert contents(recipe.run_uri) == before
+
+
+def test_a_corpus_that_has_lost_a_shard_is_refused_by_its_name(make: MakeRecipe, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "data", tmp_path / "data")
+    recipe = make(data={"manifest": str(tmp_path / "data")})
+    shard = load_manifest(recipe.data.manifest).shards[-1].file
+    (tmp_path / "data" / shard).unlink()
+    with pytest.raises(DataError, match=re.escape(shard)):
+        stage_run(recipe)
+    assert not storage.exists(recipe.run_uri)
 
 
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -119,6 +203,16 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         {"evaluate": {"lengths": [64], "text_source": "hold"}},
         ConfigError,
         "evaluate.text_source: 'hold' is not a source; it has held, text",
+    ),
+    (
+        {"data": {"repetition": {"by_source": {"txet": 2}}}},
+        ConfigError,
+        "data.repetition.by_source.txet: not a source of the manifest; it has held, text",
+    ),
+    (
+        {"data": {"repetition": {"max_epochs": 0.001}}},
+        ConfigError,
+        "data.mix: the run draws",
     ),
     ({"evaluate": {"lengths": [64]}}, ConfigError, "evaluate.text_source: required when evaluate.lengths is given"),
     ({"model": {"path": "/nowhere/model"}}, ConfigError, "model.path: cannot read a model config at '/nowhere/model'"),
@@ -149,6 +243,67 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(make: MakeRecipe, tmp
         stage_run(make(model={"path": str(small)}))
 
 
+def with_tokenizer(model: Path, source: Path, change: Callable[[str], str] = str) -> Path:
+    """`model` with the tokenizer of a corpus; `change` edits tokenizer.json."""
+    for path in source.iterdir():
+        text = path.read_text(encoding="utf-8")
+        (model / path.name).write_text(change(text) if path.name == "tokenizer.json" else text, encoding="utf-8")
+    return model
+
+
+@pytest.fixture
+def model(folder: Path, tmp_path: Path) -> Path:
+    shutil.copytree(folder / "model", tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_the_corpus_has_to_be_of_the_models_tokenizer(make: MakeRecipe, folder: Path, model: Path) -> None:
+    tokenizer = folder / "data" / "tokenizer"
+    with_tokenizer(model, tokenizer)
+    stage_run(make(model={"path": str(model)}))
+    # Written another way, and longer by a token: still the same ids.
+    values = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
+    added = {**values["added_tokens"][0], "id": 300, "content": "<|extra|>"}
+    longer = json.dumps({**values, "added_tokens": [*values["added_tokens"], added]})
+    with_tokenizer(model, tokenizer, lambda _: longer)
+    check_recipe(make(model={"path": str(model)}))
+
+
+def test_a_corpus_of_another_tokenizer_is_refused(make: MakeRecipe, folder: Path, model: Path) -> None:
+    tokenizer = folder / "data" / "tokenizer"
+    values = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
+    swapped = {number: token for token, number in values["model"]["vocab"].items()}
+    swapped[5], swapped[9] = swapped[9], swapped[5]
+    values["model"]["vocab"] = {token: number for number, token in swapped.items()}
+    with_tokenizer(model, tokenizer, lambda _: json.dumps(values))
+    with pytest.raises(ConfigError) as caught:
+        stage_run(make(model={"path": str(model)}))
+    assert str(caught.value) == (
+        f"data.manifest: prepared with another tokenizer than the model's (id 5: {swapped[9]!r} there, {swapped[5]!r}"
+        f" in the model); prepare the corpus with tokenizer.path: {model}"
+    )
+    assert not storage.exists(make().run_uri)
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_said(make: MakeRecipe, folder: Path, model: Path) -> None:
+    with_tokenizer(model, folder / "data" / "tokenizer", lambda _: "{}")
+    with pytest.raises(
+        ConfigError, match=r"^model.path: the tokenizer of '.*model' cannot be loaded \(.*; mend or remo"
+    ):
+        stage_run(make(model={"path": str(model)}))
+
+
+def test_what_wastes_compute_is_said_once(make: MakeRecipe, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = make(data={"packing": "best_fit", "sample_length": 250}, train={"steps": 60})
+    stage_run(recipe)
+    texts = [record.getMessage() for record in caplog.records]
+    assert any(text.startswith("repetition: text is read") for text in texts)
+    assert any(text.startswith("padding: ") for text in texts)
+    caplog.clear()
+    stage_run(recipe)
+    assert all(record.getMessage().startswith("rope: ") for record in caplog.records)
+
+
 def test_a_base_too_low_for_the_window_is_said(make: MakeRecipe, caplog: pytest.LogCaptureFixture) -> None:
     stage_run(make(rope={"type": "keep"}, data={"target_length": 16384}))
     (record,) = caplog.records
@@ -166,5 +321,5 @@ def test_staging_in_a_store(make: MakeRecipe, s3_bucket: str) -> None:
     recipe = make(output=f"{s3_bucket}/run")
     stage_run(recipe)
     stage_run(recipe)
-    assert sorted(contents(recipe.run_uri)) == ["plan.parquet", "recipe.yaml"]
+    assert sorted(contents(recipe.run_uri)) == STAGED
     assert read_staged(recipe.run_uri) == recipe

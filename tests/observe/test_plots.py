@@ -39,6 +39,12 @@ def trial(metric, **params):
     return {"params": params, "metric": metric}
 
 
+BINS = [
+    {"from_step": 0, "below_step": 10, "asked": {"a": 0.5, "b": 0.5}, "achieved": {"a": 0.55, "b": 0.45}},
+    {"from_step": 10, "below_step": 12, "asked": {"a": 1.0, "b": 0.0}, "achieved": {"a": 1.0}},
+]
+SIDES = ({"1k": 0.9, "16k": 0.1}, {"1k": 0.5, "16k": 0.5})
+DOCUMENTS = [{"from": 1, "below": 2, "samples": 30}, {"from": 2, "below": 4, "samples": 1000}]
 TRIALS = [
     trial(3.1, **{"train.learning_rate": 1e-4, "positions.type": "pose", "wd": 0}),
     trial(2.9, **{"train.learning_rate": 1e-2, "positions.type": "longrecipe", "wd": 0}),
@@ -71,6 +77,20 @@ DRAWINGS = {
         (1230, 585),
     ),
     "length mix": (lambda path: plots.length_mix({"<1k": 90, "1k+": 10}, {"1k+": 5, "16k+": 5}, path), (960, 585)),
+    "mix over training": (lambda path: plots.mix_over_training(BINS, path), (1230, 780)),
+    "mix of twenty sources": (
+        lambda path: plots.mix_over_training(
+            [{"from_step": 0, "below_step": 1, "asked": (mix := {f"_s{i}": i for i in range(20)}), "achieved": mix}],
+            path,
+        ),
+        (1230, 780),
+    ),
+    "lengths of one source": (lambda path: plots.length_mix_by_source({"$a_{": SIDES}, path), (960, 427)),
+    "lengths of thirteen sources": (
+        lambda path: plots.length_mix_by_source({f"s{i}": SIDES for i in range(13)}, path),
+        (1455, 1305),
+    ),
+    "packing": (lambda path: plots.packing(DOCUMENTS, 0.004, path), (960, 540)),
     "accuracy": (
         lambda path: plots.accuracy_by_length(
             {"base": {"128": 1.0, 1024: None}, "b": {512: 0.4}}, path, 128, chance=0.1
@@ -133,6 +153,11 @@ def test_importing_the_plots_does_not_import_matplotlib():
         (lambda path: plots.position_coverage([0, 1, 2], [0, 0], 4, path), "every bucket is empty"),
         (lambda path: plots.position_coverage([8, 9], [1], 8, path), "target 8 is not above the first edge 8"),
         (lambda path: plots.length_mix({"a": 1}, {"a": 0}, path), "after holds no tokens"),
+        (lambda path: plots.mix_over_training([], path), "no source has a share"),
+        (lambda path: plots.length_mix_by_source({}, path), "no source to draw"),
+        (lambda path: plots.length_mix_by_source({"m": ({"a": 1}, {"a": 0})}, path), "m holds no tokens on one side"),
+        (lambda path: plots.packing([], 0.0, path), "no sample was counted"),
+        (lambda path: plots.draw_plan({"mix": BINS}, path.parent), "not the description of a plan .*packing"),
         (lambda path: plots.accuracy_by_length({"m": {}}, path), "no model with a measured length"),
         (lambda path: plots.accuracy_by_length({"m": {"long": 1}}, path), "m has the length 'long'"),
         (
@@ -146,6 +171,49 @@ def test_data_that_cannot_be_drawn_is_named_and_leaves_no_file(tmp_path, draw, m
     with pytest.raises(DataError, match=message):
         draw(tmp_path / "plot.png")
     assert not (tmp_path / "plot.png").exists()
+
+
+def plan_description(**changes):
+    lengths = [{"from": 1024, "share_before": 0.9, "share_after": 0.5}]
+    lengths.append({"from": 2048, "share_before": 0.1, "share_after": 0.5})
+    return {
+        "run": {"padding_share": 0.0, "target_length": 8},
+        "mix": BINS,
+        "lengths": lengths,
+        "sources": {name: {"samples": 9, "lengths": lengths} for name in ("a", "b")},
+        "packing": {"documents_histogram": DOCUMENTS},
+        "positions": {"distance_edges": [0, 4, 8], "distance_shares": [0.7, 0.3]},
+    } | changes
+
+
+def test_a_plan_is_drawn_as_far_as_there_is_something_to_draw(tmp_path):
+    names = ["mix_over_training", "packing", "length_mix", "length_mix_by_source", "position_coverage"]
+    assert plots.draw_plan(plan_description(), tmp_path) == [tmp_path / f"{name}.png" for name in names]
+    assert all(png_size(tmp_path / f"{name}.png") for name in names)
+    few = plan_description()
+    few["sources"]["b"] = few["sources"]["b"] | {"samples": 0}
+    few["positions"] = {"distance_edges": [0, 4, 8], "distance_shares": [0.0, 0.0]}
+    assert [path.stem for path in plots.draw_plan(few, tmp_path / "few")] == names[:3]
+
+
+def test_small_sources_are_drawn_together(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn = []
+    original = Axes.stackplot
+    monkeypatch.setattr(
+        Axes, "stackplot", lambda axes, x, y, **look: drawn.append((x, y, look)) or original(axes, x, y, **look)
+    )
+    shares = {f"s{i}": (i + 1) / 55 for i in range(10)}
+    plots.mix_over_training(
+        [{"from_step": 3, "below_step": 7, "asked": shares, "achieved": {"s9": 1.0}}], tmp_path / "plot.png"
+    )
+    (edges, asked, look), (_, achieved, _) = drawn
+    assert edges == [3, 7]
+    assert look["labels"] == [*(f"s{i}" for i in range(3, 10)), "others"]
+    assert [layer[0] for layer in asked][-1] == pytest.approx(100 * (1 + 2 + 3) / 55)
+    assert sum(layer[0] for layer in asked) == pytest.approx(100)
+    assert [layer[0] for layer in achieved] == [0] * 6 + [100, 0]
 
 
 def heatmap_texts_and_lines(grid, window):

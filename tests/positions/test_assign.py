@@ -131,6 +131,22 @@ def test_the_random_stream_is_pinned() -> None:
     assert digest.hexdigest()[:16] == "7de775773cd877ff"
 
 
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_positions_are_the_callers_own(method: PositionMethod) -> None:
+    cu_seqlens, starts = np.array([0, 50]), np.array([0, 7])
+    first = sample_positions(method, cu_seqlens, starts, 900, np.random.default_rng(0))
+    expected = first.copy()
+    first += 1
+    assert np.array_equal(sample_positions(method, cu_seqlens, starts, 900, np.random.default_rng(0)), expected)
+
+
+@pytest.mark.parametrize("num_tokens", [20, 500])
+def test_randpos_is_the_sorted_draw_in_narrow_and_in_wide_windows(num_tokens: int) -> None:
+    drawn = np.sort(np.random.default_rng(3).choice(4096, num_tokens, replace=False, shuffle=False))
+    positions = document_positions(RandPos(), num_tokens, np.array([0]), 4096, np.random.default_rng(3))
+    assert np.array_equal(positions, drawn - drawn[0])
+
+
 @pytest.mark.parametrize("target_length", [0, -1, MAX_TARGET_LENGTH + 1])
 def test_rejects_a_target_that_float32_cannot_count(target_length: int) -> None:
     rng = np.random.default_rng(0)

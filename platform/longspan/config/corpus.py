@@ -33,6 +33,7 @@ class Tokenizer(Section):
 class TextSource(Section):
     type: Literal["text"] = "text"
     name: SourceName
+    """What mixes and reports call it; also part of its shards' names."""
     paths: list[str]
     """Files, folders (searched for `pattern`) or s3:// prefixes; one file is one document."""
     pattern: str = "*"
@@ -44,9 +45,35 @@ class TextSource(Section):
 class JsonlSource(Section):
     type: Literal["jsonl"]
     name: SourceName
+    """What mixes and reports call it; also part of its shards' names."""
     paths: list[str]
     """Files, or folders and s3:// prefixes searched for *.jsonl, *.jsonl.gz, *.jsonl.zst; one line is one document."""
     text_field: str = "text"
+    """The field of each line that holds the text."""
+
+
+class ParquetSource(Section):
+    type: Literal["parquet"]
+    name: SourceName
+    """What mixes and reports call it; also part of its shards' names."""
+    paths: list[str]
+    """Files, or folders and s3:// prefixes searched for *.parquet; one row is one document."""
+    text_field: str = "text"
+    """The column that holds the text."""
+
+
+class ArrowSource(Section):
+    type: Literal["arrow"]
+    name: SourceName
+    """What mixes and reports call it; also part of its shards' names."""
+    paths: list[str]
+    """Folders that Hugging Face datasets' `save_to_disk` wrote, files, or folders and s3:// prefixes searched for
+    *.arrow and *.feather (cache-*.arrow aside); one row is one document.
+    """
+    text_field: str = "text"
+    """The column that holds the text."""
+    split: str | None = None
+    """The split to take of a saved DatasetDict; may be left out where there is only one."""
 
 
 class NeedleSource(Section):
@@ -54,13 +81,17 @@ class NeedleSource(Section):
 
     type: Literal["needles"]
     name: SourceName
+    """What mixes and reports call it; also part of its shards' names."""
     text_source: SourceName
-    """The text between the needles."""
+    """The source whose first tokens are the text between the needles."""
     length: PositiveInt
+    """Tokens in each document."""
     documents: PositiveInt
+    """How many documents to make."""
     fill: tuple[Fraction, Fraction] = (0.05, 0.9)
     """Share of a document that needles and questions take, drawn uniformly from this range."""
     query_fraction: Fraction = 0.6
+    """Share of those tokens that belong to questions and their answers."""
     pure_text_share: Fraction = 0.2
     """Share of documents without any needle."""
 
@@ -70,8 +101,14 @@ def _kind(value: Any) -> str:
     return str(value.get("type", "text") if isinstance(value, dict) else getattr(value, "type", "text"))
 
 
+TextualSource = TextSource | JsonlSource | ParquetSource | ArrowSource
+"""A source of texts that exist already."""
 Source = Annotated[
-    Annotated[TextSource, Tag("text")] | Annotated[JsonlSource, Tag("jsonl")] | Annotated[NeedleSource, Tag("needles")],
+    Annotated[TextSource, Tag("text")]
+    | Annotated[JsonlSource, Tag("jsonl")]
+    | Annotated[ParquetSource, Tag("parquet")]
+    | Annotated[ArrowSource, Tag("arrow")]
+    | Annotated[NeedleSource, Tag("needles")],
     Discriminator(_kind),
 ]
 
@@ -80,11 +117,19 @@ class Corpus(Section):
     output: str
     """Directory (local or s3://) for shards, manifest.json and tokenizer/."""
     seed: Annotated[int, Field(ge=0, lt=2**32), NUMBER] = 0
+    """Seed of the synthetic documents."""
     tokenizer: Tokenizer
+    """What turns text into tokens."""
     sources: list[Source]
+    """Where documents come from, in the order in which they are numbered."""
     shard_tokens: PositiveInt = 8_000_000
     """Tokens a shard holds at most (a document is never cut)."""
+    chunk_tokens: PositiveInt = 262_144
+    """Tokens that readers fetch at once, at most; never more than `shard_tokens`."""
+    unit_bytes: PositiveInt = 64 << 20
+    """Bytes of input that one task tokenises; a file that cannot be divided may be more."""
     min_document_tokens: PositiveInt = 2
+    """Documents of fewer tokens (bos and eos aside) are left out and counted."""
 
     @model_validator(mode="after")
     def _names(self) -> "Corpus":

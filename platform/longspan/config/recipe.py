@@ -78,24 +78,69 @@ class Rope(Section):
         return self
 
 
+class ShortMix(Section):
+    """Short documents beside the long ones keep what the model could do before (ProLong, 2410.02660)."""
+
+    share: Fraction
+    """Share of the samples that is drawn by these weights instead of the phase's."""
+    weights: dict[str, NonNegativeFloat]
+    """Share of those samples drawn from each source; normalised to 1."""
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> "ShortMix":
+        _check_weights(self.weights)
+        return self
+
+
 class MixPhase(Section):
     from_step: NonNegativeInt = 0
     """First optimizer step (0-based) at which these weights hold."""
     weights: dict[str, NonNegativeFloat]
     """Share of samples drawn from each source; normalised to 1."""
+    short: ShortMix | None = None
+    """A share of the samples set aside for short documents, with a mix of its own."""
+    ramp: bool = False
+    """Move in a straight line from this phase's mix to the next one's, reached at its from_step."""
 
     @model_validator(mode="after")
     def _some_weight(self) -> "MixPhase":
-        if not self.weights or sum(self.weights.values()) <= 0:
-            raise ValueError("'weights' needs at least one source with a weight above 0")
+        _check_weights(self.weights)
         return self
+
+
+def _check_weights(weights: dict[str, float]) -> None:
+    if not weights or sum(weights.values()) <= 0:
+        raise ValueError("'weights' needs at least one source with a weight above 0")
+
+
+UpsampleRatio = Annotated[float, Field(ge=1, le=100), NUMBER]
+
+
+class LengthWeight(Section):
+    threshold: PositiveInt | None = None
+    """Documents of at least this many tokens count as long; `data.upsample.threshold` when left out."""
+    ratio: UpsampleRatio
+    """As `data.upsample.ratio`; 1 draws all documents of this source alike."""
 
 
 class Upsample(Section):
     threshold: PositiveInt
     """Documents of at least this many tokens count as long."""
-    ratio: Annotated[float, Field(ge=1, le=100), NUMBER]
+    ratio: UpsampleRatio
     """How many times as often a long document is drawn, inside its own source (Fu et al., 2402.10171)."""
+    by_source: dict[str, LengthWeight] = Field(default_factory=dict)
+    """Other values for some sources."""
+
+
+class Repetition(Section):
+    """How often a source may be read again; four epochs cost little, many more do (2305.16264)."""
+
+    max_epochs: PositiveFloat | None = None
+    """Limit for every source, in passes over its tokens (upsampled copies count as tokens); left out: none."""
+    by_source: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Other limits for some sources."""
+    on_limit: Literal["refuse", "spread"] = "refuse"
+    """A mix that needs more: `refuse` the recipe, or `spread` what is over on the other sources by their weights."""
 
 
 class Data(Section):
@@ -108,6 +153,18 @@ class Data(Section):
     mix: list[MixPhase]
     """The source mix; more than one phase makes a schedule."""
     upsample: Upsample | None = None
+    repetition: Repetition = Repetition()
+    packing: Literal["best_fit", "sequential"] = "best_fit"
+    """How documents become samples: `best_fit` puts whole documents together where they fit and pads the rest,
+    `sequential` cuts the stream of documents every `sample_length` tokens and pads nothing.
+    """
+    shuffle: bool = True
+    """Off: documents and samples of a source come in the corpus's own order."""
+    shuffle_tokens: PositiveInt = 32_000_000
+    """Tokens of a source that are shuffled together, out of chunks drawn from all over it. More mixes wider, and takes
+    memory while the plan is made; in training a feed worker reads each chunk of such a block about once, so blocks
+    that fit `parallel.shard_cache_bytes` are read from the store once.
+    """
     document_mask: bool = True
     """Attention stays inside a document. Off: a sample is one document (UltraLong, CIP)."""
 
@@ -182,6 +239,8 @@ class Parallel(Section):
     """CPU slots that Ray Data may use beside the training workers."""
     prefetch_batches: NonNegativeInt = 8
     """Micro-batches made ready ahead of the step."""
+    shard_cache_bytes: PositiveInt = 16 * 2**30
+    """Disk that a node may use to keep chunks of a corpus in object storage."""
     address: str | None = None
     """Ray cluster to join; left out: RAY_ADDRESS, else a cluster of this machine for the run."""
     max_failures: Annotated[int, Field(ge=-1), NUMBER] = 3
@@ -245,6 +304,9 @@ class Recipe(Section):
         late = [phase.from_step for phase in self.data.mix if phase.from_step >= self.train.steps]
         if late:
             raise ValueError(f"data.mix: from_step {late[0]} is never reached in train.steps {self.train.steps}")
+        if self.data.mix[-1].ramp:
+            last = len(self.data.mix) - 1
+            raise ValueError(f"data.mix.{last}.ramp: the last phase has no next one to move to; add a phase to reach")
         return self
 
     @property

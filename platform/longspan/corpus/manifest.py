@@ -19,7 +19,9 @@ from longspan.errors import DataError, StorageError
 
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "documents.parquet"
-VERSION = 1
+CHUNKS_FILE = "chunks.parquet"
+TOKEN_COUNTS_FILE = "token_counts.parquet"  # noqa: S105 - tokens of text
+VERSION = 2
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -48,7 +50,7 @@ class TokenizerInfo:
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """Counts of one source; `length_histogram[b]` documents have b to 2b - 1 tokens, b a power of two."""
+    """Counts of one source. Keys of histograms are powers of two: bucket b is of documents of b to 2b - 1 tokens."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     documents: PositiveInt
@@ -56,11 +58,23 @@ class SourceInfo:
     skipped: NonNegativeInt
     """Documents left out for being shorter than `min_document_tokens`."""
     length_histogram: dict[int, int]
+    """Documents by bucket."""
+    token_histogram: dict[int, int]
+    """Tokens by bucket of their document's length."""
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One Parquet file; `bytes` and `digest` (xxh3-128) are those of the whole file."""
+    """One Parquet file. Its tokens lie uncompressed and end to end, so that any range of them is one byte range.
+
+    Attributes:
+        file: name in the corpus.
+        source: name of the source that all of it comes from.
+        documents, tokens: counts.
+        bytes, digest: of the whole file (xxh3-128).
+        tokens_at: byte at which its first token begins (uint32, little-endian).
+        weights_at: likewise of the tokens' weights as targets (float32); None where every target weighs 1.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     file: str
@@ -69,15 +83,17 @@ class ShardInfo:
     tokens: PositiveInt
     bytes: PositiveInt
     digest: str
+    tokens_at: NonNegativeInt
+    weights_at: NonNegativeInt | None = None
 
 
 @dataclass(frozen=True)
-class IndexInfo:
-    """The index file: one row a document, in global order."""
+class FileInfo:
+    """A table of the corpus: its file, number of rows, and size and digest (xxh3-128) of the file."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     file: str
-    documents: PositiveInt
+    rows: PositiveInt
     bytes: PositiveInt
     digest: str
 
@@ -93,7 +109,9 @@ class Manifest:
         sentence_end_ids: token ids whose text ends a sentence or line, rising.
         sources: by name, in the order in which documents are numbered.
         shards: in the order in which documents are numbered.
-        index: see IndexInfo.
+        index: one row a document, in that order (`index`).
+        chunks: one row a chunk, the unit in which shards are read (`chunks`).
+        token_counts: how often each token occurs in each source.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -103,7 +121,9 @@ class Manifest:
     sentence_end_ids: tuple[int, ...]
     sources: dict[str, SourceInfo]
     shards: tuple[ShardInfo, ...]
-    index: IndexInfo
+    index: FileInfo
+    chunks: FileInfo
+    token_counts: FileInfo
 
     @property
     def fingerprint(self) -> str:
@@ -180,7 +200,7 @@ def read_verified(where: str, num_bytes: int, digest: str, refetches: int = 3) -
 
 def _check_sums(manifest: Manifest, where: str) -> None:
     for name in [
-        manifest.index.file,
+        *(table.file for table in (manifest.index, manifest.chunks, manifest.token_counts)),
         manifest.tokenizer.directory,
         *manifest.tokenizer.files,
         *(shard.file for shard in manifest.shards),
@@ -203,8 +223,21 @@ def _check_sums(manifest: Manifest, where: str) -> None:
                 f"{where}: sources.{name}: {source.documents} documents and {source.tokens} tokens, but its shards"
                 f" add up to {counts[0]} and {counts[1]}"
             )
-    if manifest.index.documents != sum(source.documents for source in manifest.sources.values()):
-        raise DataError(f"{where}: index.documents {manifest.index.documents} is not the sum of the sources' documents")
+        for histogram, count, unit in (
+            (source.length_histogram, source.documents, "documents"),
+            (source.token_histogram, source.tokens, "tokens"),
+        ):
+            if sum(histogram.values()) != count:
+                raise DataError(f"{where}: sources.{name}: the histogram of its {unit} does not add up to {count}")
+    if manifest.index.rows != sum(source.documents for source in manifest.sources.values()):
+        raise DataError(f"{where}: index.rows {manifest.index.rows} is not the sum of the sources' documents")
+    for shard in manifest.shards:
+        for begin in (shard.tokens_at, shard.weights_at):
+            if begin is not None and begin + 4 * shard.tokens > shard.bytes:
+                raise DataError(
+                    f"{where}: {shard.file}: {shard.tokens} tokens from byte {begin} on do not fit in its {shard.bytes}"
+                    " bytes"
+                )
     ids = manifest.sentence_end_ids
     if ids and not 0 <= min(ids) <= max(ids) < manifest.tokenizer.vocab_size:
         raise DataError(f"{where}: sentence_end_ids: outside the vocabulary of {manifest.tokenizer.vocab_size}")

@@ -1,199 +1,333 @@
-"""The sample plan as a Parquet table in the run folder: written once by the driver, read in slices by the feed.
+"""The sample plan as a folder of Parquet part files in the run folder: written by the driver, read by the feed.
 
-One row a sample, so that any global sample index is found without reading what comes before it.
+Every part holds equally many samples and `plan.json` has the digest of each, so the file of any global sample index is
+known without looking at the others, and neither writer nor reader ever holds more than a few parts.
 """
 
+import hashlib
+import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longspan import storage
 from longspan.errors import DataError
-from longspan.sampling.plan import Plan
+from longspan.sampling.plan import PlanPart
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-_ROW_GROUP_ROWS = 4096
-_CACHED_ROW_GROUPS = 16
-_PREFIX = "longspan."
-"""Of the keys in the schema's metadata that are ours; Arrow keeps one of its own beside them."""
-
-_lock = threading.Lock()
-_footers: "dict[str, pq.FileMetaData]" = {}
-_row_groups: "OrderedDict[tuple[str, int], pa.Table]" = OrderedDict()
+INFO_FILE = "plan.json"
+_VERSION = 2
+_DIGEST_BYTES = 16
+_KEPT_PARTS = 4
+_FETCHES = 4
+_REWRITE = "write the plan again (a run in another output folder, or this one without its plan folder)"
 
 
 class PlanRow(NamedTuple):
-    """One sample: tokens [starts[i], starts[i] + lengths[i]) of each documents[i], one after the other.
+    """One sample: its spans of the corpus' global token stream, one after the other.
 
     Attributes:
         sample: global sample index.
         source: name of the source that all of it comes from.
-        documents, starts, lengths: int32 [num_spans].
+        epoch: epoch (from 0) of that source in which the sample begins.
+        documents: int64 [num_spans], document number of each span.
+        offsets: int64 [num_spans], first token of each in the global token stream.
+        lengths: int32 [num_spans], tokens; together at most the plan's sample_length.
     """
 
     sample: int
     source: str
-    documents: NDArray[np.int32]
-    starts: NDArray[np.int32]
+    epoch: int
+    documents: NDArray[np.int64]
+    offsets: NDArray[np.int64]
     lengths: NDArray[np.int32]
 
 
-def write_plan(uri: str, plan: Plan, metadata: Mapping[str, str]) -> None:
-    """Write the plan to the Parquet file `uri` in one step, with `metadata` and its "fingerprint" in the schema."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+@dataclass(frozen=True, eq=False)
+class PlanInfo:
+    """What `plan.json` says.
 
-    schema = _schema().with_metadata(
-        {_PREFIX + key: value for key, value in {**metadata, "fingerprint": plan.fingerprint}.items()}
+    Attributes:
+        num_samples: samples of the plan.
+        part_samples: samples of every part file but the last.
+        sample_length: tokens of a sample, padding included.
+        source_names: names of the corpus' sources.
+        metadata: what the writer was given ("manifest": fingerprint of the corpus, "recipe": of the recipe).
+        part_bytes: int64 [num_parts], size of each part file.
+        part_digest: uint8 [num_parts, 16], xxh3-128 of each.
+        fingerprint: hash of all this, and through the digests of every row.
+    """
+
+    num_samples: int
+    part_samples: int
+    sample_length: int
+    source_names: tuple[str, ...]
+    metadata: dict[str, str]
+    part_bytes: NDArray[np.int64] = field(repr=False)
+    part_digest: NDArray[np.uint8] = field(repr=False)
+    fingerprint: str
+
+    @property
+    def num_parts(self) -> int:
+        return self.part_bytes.size
+
+
+def part_name(number: int) -> str:
+    """Name of a part file in the plan's folder."""
+    return f"part-{number:08d}.parquet"
+
+
+def write_plan(
+    uri: str,
+    parts: Iterable[PlanPart],
+    source_names: Iterable[str],
+    sample_length: int,
+    num_samples: int,
+    metadata: Mapping[str, str],
+    progress: Callable[[int], None] | None = None,
+) -> PlanInfo:
+    """Write the parts to the folder `uri`, one uploaded while the next is made, and `plan.json` when all are there.
+
+    The same plan gives the same bytes. A plan that is there is made invalid first.
+
+    Args:
+        parts: in order; all but the last of one size (`sampling.plan.plan_parts`).
+        num_samples: of all parts together.
+        metadata: kept with the plan.
+        progress: called with the number of samples made so far, after every part.
+
+    Raises:
+        DataError: the parts do not follow each other or do not add up to `num_samples`.
+        StorageError: the store could not be written.
+    """
+    names = tuple(source_names)
+    sizes: list[int] = []
+    digests: list[str] = []
+    part_samples, done = 0, 0
+    storage.delete(storage.join(uri, INFO_FILE))
+    with ThreadPoolExecutor(1, thread_name_prefix="longspan-plan") as pool:
+        upload: Future[None] | None = None
+        for part in parts:
+            part_samples = part_samples or part.num_samples
+            if part.first_sample != done or part.num_samples > part_samples or done % part_samples:
+                raise DataError(f"{uri}: a part of {part.num_samples} samples from {part.first_sample} on after {done}")
+            data = _part_bytes(part, names)
+            if upload is not None:
+                upload.result()
+            upload = pool.submit(storage.write_bytes, storage.join(uri, part_name(len(sizes))), data)
+            sizes.append(len(data))
+            digests.append(storage.digest_bytes(data).partition(":")[2])
+            done += part.num_samples
+            if progress is not None:
+                progress(done)
+        if upload is not None:
+            upload.result()
+    if done != num_samples or not sizes:
+        raise DataError(f"{uri}: the parts hold {done} samples, not {num_samples}")
+    values = {
+        "version": _VERSION,
+        "num_samples": num_samples,
+        "part_samples": part_samples,
+        "sample_length": sample_length,
+        "source_names": list(names),
+        "metadata": dict(sorted(metadata.items())),
+        "part_bytes": sizes,
+        "part_digests": "".join(digests),
+    }
+    storage.write_bytes(storage.join(uri, INFO_FILE), _info_bytes(values))
+    return _info(values)
+
+
+def read_plan_info(uri: str) -> PlanInfo:
+    """What the plan in the folder `uri` is; some 60 bytes of plan.json a part, so quick for any plan.
+
+    Raises:
+        DataError: there is no plan there, or its `plan.json` is damaged.
+        StorageError: the store could not be read.
+    """
+    where = storage.join(uri, INFO_FILE)
+    wrong = ""
+    for _ in range(_FETCHES):
+        try:
+            data = storage.read_bytes(where)
+        except storage.NotFoundError:
+            raise DataError(f"{where}: there is no sample plan; the run's driver writes it") from None
+        try:
+            values = json.loads(data)
+        except ValueError as error:
+            wrong = f"not valid JSON ({error})"
+            continue
+        if not isinstance(values, dict) or values.get("version") != _VERSION:
+            wrong = f"not a sample plan of version {_VERSION}"
+        elif values.pop("fingerprint", None) != _fingerprint(values):
+            wrong = "its content does not have its fingerprint, so it is damaged"
+        else:
+            return _info(values)
+    raise DataError(f"{where}: {wrong}; {_REWRITE}")
+
+
+class PlanReader:
+    """Rows of a plan, by the global sample index. Keeps the parts used last. Safe in threads."""
+
+    def __init__(self, uri: str) -> None:
+        """Raises as `read_plan_info`."""
+        self._uri = uri
+        self.info = read_plan_info(uri)
+        self._kept: OrderedDict[int, PlanPart] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def rows(self, start: int, stop: int) -> list[PlanRow]:
+        """Rows [start, stop). Only the part files that they lie in are fetched, whole, and proven by their digests.
+
+        Raises:
+            DataError: the plan has fewer rows, or a part file is missing or damaged; names it.
+            StorageError: the store could not be read.
+        """
+        info = self.info
+        if not 0 <= start <= stop <= info.num_samples:
+            raise DataError(
+                f"{self._uri}: rows {start} to {stop} asked for, but the plan has {info.num_samples} samples"
+            )
+        rows: list[PlanRow] = []
+        while start < stop:
+            number = start // info.part_samples
+            end = min(stop, (number + 1) * info.part_samples)
+            rows += self._rows_of(self._part(number), start, end)
+            start = end
+        return rows
+
+    def _rows_of(self, part: PlanPart, start: int, stop: int) -> list[PlanRow]:
+        first = part.first_sample
+        ends = part.span_offsets[start - first : stop - first + 1].tolist()
+        rows = []
+        for sample, begin, end in zip(range(start, stop), ends[:-1], ends[1:], strict=True):
+            spans = slice(begin, end)
+            source = self.info.source_names[part.source[sample - first]]
+            columns = (part.document[spans], part.offset[spans], part.length[spans])
+            rows.append(PlanRow(sample, source, int(part.epoch[sample - first]), *columns))
+        return rows
+
+    def _part(self, number: int) -> PlanPart:
+        # The lock is held while a part is fetched: threads go through the plan in order, so they want the same one.
+        with self._lock:
+            if number in self._kept:
+                self._kept.move_to_end(number)
+                return self._kept[number]
+            part = _read_part(storage.join(self._uri, part_name(number)), self.info, number)
+            self._kept[number] = part
+            while len(self._kept) > _KEPT_PARTS:
+                self._kept.popitem(last=False)
+            return part
+
+
+def _info_bytes(values: dict[str, Any]) -> bytes:
+    # One line a field: a list of numbers over lines of their own would make most of the file.
+    full = {"fingerprint": _fingerprint(values), **values}
+    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in full.items())
+    return f"{{\n{lines}\n}}\n".encode()
+
+
+def _fingerprint(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _info(values: dict[str, Any]) -> PlanInfo:
+    return PlanInfo(
+        num_samples=values["num_samples"],
+        part_samples=values["part_samples"],
+        sample_length=values["sample_length"],
+        source_names=tuple(values["source_names"]),
+        metadata=values["metadata"],
+        part_bytes=np.array(values["part_bytes"], np.int64),
+        part_digest=np.frombuffer(bytes.fromhex(values["part_digests"]), np.uint8).reshape(-1, _DIGEST_BYTES),
+        fingerprint=_fingerprint(values),
     )
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
-        for begin in range(0, plan.num_samples, _ROW_GROUP_ROWS):
-            end = min(begin + _ROW_GROUP_ROWS, plan.num_samples)
-            writer.write_table(_table(plan, begin, end, schema), row_group_size=_ROW_GROUP_ROWS)
-    storage.write_bytes(uri, bytes(sink.getvalue()))
-    _forget(storage.absolute(uri))
-
-
-def read_plan_metadata(uri: str) -> dict[str, str]:
-    """What `write_plan` was given, with "fingerprint" and "num_samples"; read anew at every call.
-
-    Raises:
-        DataError: there is no plan there, or it is not one.
-        StorageError: the store could not be read.
-    """
-    uri = storage.absolute(uri)
-    _forget(uri)
-    footer = _footer(uri)
-    found = {key.decode(): value.decode() for key, value in (footer.metadata or {}).items()}
-    own = {key.removeprefix(_PREFIX): value for key, value in found.items() if key.startswith(_PREFIX)}
-    return {**own, "num_samples": str(footer.num_rows)}
-
-
-def read_plan_rows(uri: str, start: int, stop: int) -> list[PlanRow]:
-    """Rows [start, stop) of the plan; only the row groups they lie in are fetched, and the last few are kept.
-
-    Raises:
-        DataError: there is no plan there, it is not one or is damaged, or it has fewer rows.
-        StorageError: the store could not be read.
-    """
-    uri = storage.absolute(uri)
-    footer = _footer(uri)
-    if not 0 <= start <= stop <= footer.num_rows:
-        raise DataError(f"{uri}: rows {start} to {stop} asked for, but the plan has {footer.num_rows} samples")
-    rows: list[PlanRow] = []
-    for group in range(start // _ROW_GROUP_ROWS, -(-stop // _ROW_GROUP_ROWS) if stop > start else 0):
-        first = group * _ROW_GROUP_ROWS
-        table = _row_group(uri, group)
-        rows.extend(_rows(table.slice(max(start - first, 0), stop - max(start, first)), uri))
-    if [row.sample for row in rows] != list(range(start, stop)):
-        raise DataError(f"{uri}: rows {start} to {stop} do not hold these samples; write the plan again")
-    return rows
 
 
 def _schema() -> "pa.Schema":
     import pyarrow as pa
 
-    lists = pa.list_(pa.field("element", pa.int32(), nullable=False))
+    def column(name: str, kind: "pa.DataType") -> "pa.Field":
+        return pa.field(name, kind, nullable=False)
+
+    longs, ints = (pa.list_(column("element", kind)) for kind in (pa.int64(), pa.int32()))
     return pa.schema(
         [
-            pa.field("sample", pa.int64(), nullable=False),
-            pa.field("source", pa.string(), nullable=False),
-            pa.field("documents", lists, nullable=False),
-            pa.field("starts", lists, nullable=False),
-            pa.field("lengths", lists, nullable=False),
+            column("sample", pa.int64()),
+            column("source", pa.string()),
+            column("epoch", pa.int32()),
+            column("documents", longs),
+            column("offsets", longs),
+            column("lengths", ints),
         ]
     )
 
 
-def _table(plan: Plan, begin: int, end: int, schema: "pa.Schema") -> "pa.Table":
-    """Samples [begin, end) as a table."""
+def _part_bytes(part: PlanPart, source_names: tuple[str, ...]) -> "pa.Buffer":
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    span = slice(plan.span_offsets[begin], plan.span_offsets[end])
-    offsets = pa.array((plan.span_offsets[begin : end + 1] - plan.span_offsets[begin]).astype(np.int32))
-    names = pa.array(plan.source_names, pa.string())
+    schema = _schema()
+    offsets = pa.array(part.span_offsets.astype(np.int32))
     lists = [
-        pa.ListArray.from_arrays(offsets, column[span], type=schema.field("documents").type)
-        for column in (plan.span_document, plan.span_start, plan.span_length)
+        pa.ListArray.from_arrays(offsets, values, type=schema.field(name).type)
+        for name, values in (("documents", part.document), ("offsets", part.offset), ("lengths", part.length))
     ]
-    source = names.take(pa.array(plan.source[begin:end]))
-    return pa.Table.from_arrays([pa.array(np.arange(begin, end, dtype=np.int64)), source, *lists], schema=schema)
+    source = pa.DictionaryArray.from_arrays(part.source, pa.array(source_names, pa.string())).cast(pa.string())
+    sample = np.arange(part.first_sample, part.first_sample + part.num_samples, dtype=np.int64)
+    table = pa.Table.from_arrays([pa.array(sample), source, pa.array(part.epoch), *lists], schema=schema)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=["source"], row_group_size=max(1, part.num_samples))
+    return sink.getvalue()
 
 
-def _rows(table: "pa.Table", uri: str) -> list[PlanRow]:
-    lists = [table[name].combine_chunks() for name in ("documents", "starts", "lengths")]
-    # `values` ignores where the slice begins, `offsets` does not: together they are right for any slice.
-    values = [column.values.to_numpy() for column in lists]
-    offsets = [column.offsets.to_numpy() for column in lists]
-    if not all(np.array_equal(np.diff(offsets[0]), np.diff(other)) for other in offsets[1:]):
-        raise DataError(f"{uri}: a sample has lists of unequal length; write the plan again")
-    samples, sources = table["sample"].to_pylist(), table["source"].to_pylist()
-    return [
-        PlanRow(samples[i], sources[i], *(v[o[i] : o[i + 1]] for v, o in zip(values, offsets, strict=True)))
-        for i in range(table.num_rows)
-    ]
-
-
-def _footer(uri: str) -> "pq.FileMetaData":
-    """The file's footer, kept: it says where every row group lies."""
+def _read_part(where: str, info: PlanInfo, number: int) -> PlanPart:
+    """The part file of this number, as it was written."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with _lock:
-        if uri in _footers:
-            return _footers[uri]
+    data = _proven(where, int(info.part_bytes[number]), info.part_digest[number].tobytes().hex())
     try:
-        with storage.open_input(uri) as file:
-            footer = pq.read_metadata(file)
-    except storage.NotFoundError:
-        raise DataError(f"{uri}: there is no sample plan; the run's driver writes it") from None
+        table = pq.read_table(pa.BufferReader(data), use_threads=False).combine_chunks()
     except pa.ArrowException as error:
-        raise DataError(f"{uri}: not a readable Parquet file ({' '.join(str(error).split())})") from None
-    if footer.schema.to_arrow_schema().remove_metadata() != _schema():
-        raise DataError(f"{uri}: columns {footer.schema.names}, not those of a sample plan")
-    sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-    if any(size != _ROW_GROUP_ROWS for size in sizes[:-1]) or max(sizes, default=0) > _ROW_GROUP_ROWS:
-        raise DataError(
-            f"{uri}: row groups of {sorted(set(sizes))} rows, not of {_ROW_GROUP_ROWS}; write the plan again"
-        )
-    with _lock:
-        _footers[uri] = footer
-    return footer
+        raise DataError(f"{where}: not a readable Parquet file ({' '.join(str(error).split())}); {_REWRITE}") from None
+    first = number * info.part_samples
+    rows = min(info.part_samples, info.num_samples - first)
+    if table.schema != _schema() or table["sample"].to_pylist() != list(range(first, first + rows)):
+        raise DataError(f"{where}: not the part of a plan with samples {first} to {first + rows}; {_REWRITE}")
+    # Made by this module, as the digest proves, so the lists fit together and the names are known.
+    lists = [table[name].combine_chunks() for name in ("documents", "offsets", "lengths")]
+    encoded = table["source"].combine_chunks().dictionary_encode()
+    places = [info.source_names.index(name) for name in encoded.dictionary.to_pylist()]
+    return PlanPart(
+        first_sample=first,
+        source=np.array(places, np.int16)[encoded.indices.to_numpy()],
+        span_offsets=lists[0].offsets.to_numpy().astype(np.int64),
+        document=lists[0].values.to_numpy(),
+        offset=lists[1].values.to_numpy(),
+        length=lists[2].values.to_numpy(),
+        epoch=table["epoch"].to_numpy(),
+    )
 
 
-def _row_group(uri: str, group: int) -> "pa.Table":
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with _lock:
-        if (uri, group) in _row_groups:
-            _row_groups.move_to_end((uri, group))
-            return _row_groups[uri, group]
-    try:
-        with storage.open_input(uri) as file:
-            reader = pq.ParquetFile(file, metadata=_footer(uri), page_checksum_verification=True, pre_buffer=False)
-            table = reader.read_row_group(group, use_threads=False)
-    except storage.NotFoundError:
-        raise DataError(f"{uri}: the sample plan is gone; the run's driver writes it") from None
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{uri}: row group {group} is damaged ({' '.join(str(error).split())})") from None
-    with _lock:
-        _row_groups[uri, group] = table
-        while len(_row_groups) > _CACHED_ROW_GROUPS:
-            _row_groups.popitem(last=False)
-    return table
-
-
-def _forget(uri: str) -> None:
-    with _lock:
-        _footers.pop(uri, None)
-        for key in [key for key in _row_groups if key[0] == uri]:
-            del _row_groups[key]
+def _proven(where: str, num_bytes: int, digest: str) -> bytes:
+    for _ in range(_FETCHES):
+        try:
+            data = storage.read_bytes(where)
+        except storage.NotFoundError:
+            raise DataError(f"{where}: named in {INFO_FILE}, but missing; restore it, or {_REWRITE}") from None
+        found = storage.digest_bytes(data).partition(":")[2]
+        if (len(data), found) == (num_bytes, digest):
+            return data
+    raise DataError(
+        f"{where}: not the part that was written: expected {num_bytes} bytes with digest {digest}, found {len(data)}"
+        f" bytes with {found} (fetched {_FETCHES} times); restore it, or {_REWRITE}"
+    )

@@ -1,100 +1,73 @@
 """The raw texts of a source, one document at a time, from files on this machine or in S3.
 
-First stop of `prepare`. Files come in the order of their sorted names, so the order is the same every time. A text that
-cannot be decoded is refused with its place and never repaired: a replaced byte would be trained on.
+`prepare` reads them unit by unit (`units`). A text that cannot be decoded is refused with its place and never repaired:
+a replaced byte would be trained on.
 """
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
 from longspan import storage
-from longspan.config.corpus import JsonlSource, TextSource
-from longspan.errors import ConfigError, DataError
+from longspan.config.corpus import ArrowSource, JsonlSource, ParquetSource, TextualSource
+from longspan.corpus.columns import arrow_texts, parquet_texts
+from longspan.corpus.units import Piece, is_archive
+from longspan.errors import DataError
 
-_JSONL_NAMES = ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst")
 _CHUNK_BYTES = 4 << 20
 _FILES_AHEAD = 16
 
 
-def find_files(source: TextSource | JsonlSource, field: str) -> list[str]:
-    """URIs of the source's files: each of `paths` itself if it is a file, else what matches in the folder.
-
-    In a folder, `pattern` (or the JSONL names) is compared with a file's name and with its path below the folder;
-    hidden files and folders are passed over.
-
-    Args:
-        field: dotted place of the source in the configuration, for messages.
+def read_texts(source: TextualSource, pieces: Sequence[Piece]) -> Iterator[str]:
+    """The documents in `pieces` in order.
 
     Raises:
-        ConfigError: a path holds no matching file.
-    """
-    patterns = (source.pattern,) if isinstance(source, TextSource) else _JSONL_NAMES
-    found = []
-    for number, path in enumerate(source.paths):
-        names = storage.list_files(path)
-        if not names and storage.exists(path):
-            found.append(storage.absolute(path))
-            continue
-        names = [name for name in names if _is_wanted(name, patterns)]
-        if not names:
-            raise ConfigError(f"{field}.paths.{number}: {path}: no file matches {' or '.join(patterns)}")
-        found.extend(storage.join(path, name) for name in names)
-    if not found:
-        raise ConfigError(f"{field}.paths: empty; name a file or folder")
-    return found
-
-
-def read_texts(source: TextSource | JsonlSource, files: list[str]) -> Iterator[str]:
-    """The documents in `files` in order.
-
-    Raises:
-        DataError: a text that is not UTF-8 (file and byte offset), or a line that is not JSON or lacks the field
-            (file and line number).
+        DataError: a text that is not UTF-8 (file and byte), a line or row without its text (file and line or row), or a
+            damaged file.
         StorageError: a file could not be read.
     """
-    if isinstance(source, TextSource):
-        return _file_texts(files, source.max_bytes)
-    return (text for file in files for text in _jsonl_texts(file, source.text_field))
+    if isinstance(source, JsonlSource):
+        return (text for piece in pieces for text in _jsonl_texts(piece, source.text_field))
+    if isinstance(source, ParquetSource):
+        return (
+            text for piece in pieces for text in parquet_texts(piece.uri, source.text_field, piece.begin, piece.end)
+        )
+    if isinstance(source, ArrowSource):
+        return (text for piece in pieces for text in arrow_texts(piece.uri, source.text_field))
+    return _file_texts(pieces)
 
 
-def _is_wanted(name: str, patterns: Iterable[str]) -> bool:
-    parts = name.split("/")
-    if any(part.startswith(".") for part in parts):
-        return False
-    return any(fnmatchcase(name, pattern) or fnmatchcase(parts[-1], pattern) for pattern in patterns)
+def _file_texts(pieces: Sequence[Piece]) -> Iterator[str]:
+    for piece, data in _read_ahead(pieces):
+        if len(data) != piece.size:
+            raise DataError(
+                f"{piece.uri}: {len(data)} bytes, but {piece.size} when it was listed; run again when it is written"
+            )
+        yield _decode(data, piece.uri, 0)
 
 
-def _file_texts(files: list[str], max_bytes: int | None) -> Iterator[str]:
-    total = 0
-    for file, data in _read_ahead(files):
-        total += len(data)
-        if max_bytes is not None and total > max_bytes:
-            return
-        yield _decode(data, file, 0)
-
-
-def _read_ahead(files: list[str]) -> Iterator[tuple[str, bytes]]:
+def _read_ahead(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, bytes]]:
     """Each file with its content; remote ones are fetched several at a time, in order."""
-    if not storage.is_remote(files[0]):
-        yield from ((file, storage.read_bytes(file)) for file in files)
+    if not pieces or not storage.is_remote(pieces[0].uri):
+        yield from ((piece, storage.read_bytes(piece.uri)) for piece in pieces)
         return
     with ThreadPoolExecutor(_FILES_AHEAD) as pool:
-        for begin in range(0, len(files), _FILES_AHEAD):
-            group = files[begin : begin + _FILES_AHEAD]
-            yield from zip(group, pool.map(storage.read_bytes, group), strict=True)
+        for begin in range(0, len(pieces), _FILES_AHEAD):
+            group = pieces[begin : begin + _FILES_AHEAD]
+            yield from zip(group, pool.map(storage.read_bytes, [piece.uri for piece in group]), strict=True)
 
 
-def _jsonl_texts(file: str, text_field: str) -> Iterator[str]:
-    offset = 0
-    for number, line in enumerate(_lines(file), start=1):
+def _jsonl_texts(piece: Piece, text_field: str) -> Iterator[str]:
+    """The texts of the lines that begin in the piece; the last of them may end behind it."""
+    file = piece.uri
+    for number, (offset, line) in enumerate(_lines(piece), start=1):
         if line.strip():
-            yield _line_text(_decode(line, file, offset), text_field, f"{file}, line {number}")
-        offset += len(line) + 1
+            # Inside a file lines are not counted: the ones before belong to other tasks.
+            where = f"{file}, line {number}" if piece.begin == 0 else f"{file}, the line at byte {offset}"
+            yield _line_text(_decode(line, file, offset), text_field, where)
 
 
 def _line_text(line: str, text_field: str, where: str) -> str:
@@ -127,41 +100,61 @@ def _decode(data: bytes, file: str, offset: int) -> str:
         ) from None
 
 
-def _lines(file: str) -> Iterator[bytes]:
-    """Lines of the (decompressed) file, without their newline."""
-    with storage.open_input(file) as stream:
-        rest = b""
-        for chunk in _plain(iter(lambda: stream.read(_CHUNK_BYTES), b""), file):
-            head, *lines = chunk.split(b"\n")
-            rest += head
-            if lines:
-                yield rest
-                yield from lines[:-1]
-                rest = lines[-1]
-        if rest:
-            yield rest
+def _lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
+    """Lines that begin in the piece, without their newline, each with its first byte in the (decompressed) file."""
+    with storage.open_input(piece.uri) as stream:
+        if is_archive(piece.uri):
+            yield from _split(_plain(_chunks(stream), piece.uri), 0)
+            return
+        if piece.begin == 0:
+            lines = _split(_chunks(stream), 0)
+        else:
+            # A line begins behind a newline, so what ends with the first one from the byte before on is not ours.
+            stream.seek(piece.begin - 1)
+            lines = _split(_chunks(stream), piece.begin - 1)
+            next(lines, None)
+        for offset, line in lines:
+            if offset >= piece.end:
+                return
+            yield offset, line
+
+
+def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: stream.read(_CHUNK_BYTES), b"")
+
+
+def _split(chunks: Iterable[bytes], offset: int) -> Iterator[tuple[int, bytes]]:
+    """Lines of the bytes in `chunks`, the first of which begins at byte `offset`."""
+    begun: list[bytes] = []
+    for chunk in chunks:
+        head, *lines = chunk.split(b"\n")
+        begun.append(head)
+        for following in lines:
+            line = b"".join(begun)
+            yield offset, line
+            offset += len(line) + 1
+            begun = [following]
+    if any(begun):
+        yield offset, b"".join(begun)
 
 
 def _plain(chunks: Iterator[bytes], file: str) -> Iterator[bytes]:
-    """`chunks` of a .gz or .zst file decompressed, of any other file as they are."""
-    if not file.endswith((".gz", ".zst")):
-        yield from chunks
-        return
+    """`chunks` of a .gz or .zst file decompressed."""
     import zstandard
 
     # Decompressors and not the file objects of these libraries: zstandard's reads a truncated file as a shorter one.
     start: Callable[[], Any] = (
         partial(zlib.decompressobj, wbits=31) if file.endswith(".gz") else zstandard.ZstdDecompressor().decompressobj
     )
-    unit = None
+    part = start()
     try:
         for data in chunks:
             while data:
-                unit = unit or start()
-                yield unit.decompress(data)
-                data = unit.unused_data if unit.eof else b""
-                unit = None if unit.eof else unit
+                part = part or start()
+                yield part.decompress(data)
+                data = part.unused_data if part.eof else b""
+                part = None if part.eof else part
     except (zlib.error, zstandard.ZstdError) as error:
         raise DataError(f"{file}: damaged archive ({error})") from None
-    if unit is not None:
+    if part is not None:
         raise DataError(f"{file}: the archive ends too early; it is not complete")

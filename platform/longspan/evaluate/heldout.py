@@ -6,8 +6,9 @@ The only place of this room that opens a corpus; everything else works on plain 
 import numpy as np
 from numpy.typing import NDArray
 
+from longspan.corpus.index import corpus_table, document_offset
 from longspan.corpus.manifest import Manifest
-from longspan.corpus.shards import ShardReader
+from longspan.corpus.reader import TokenReader
 from longspan.errors import ConfigError
 
 
@@ -30,12 +31,14 @@ def held_out_documents(
     """
     if source not in manifest.source_names:
         raise ConfigError(f"evaluate.text_source: '{source}' is none of the manifest's sources {manifest.source_names}")
-    reader = ShardReader(manifest_uri, manifest)
-    numbers = np.flatnonzero(reader.index.source_id == manifest.source_names.index(source))
-    documents = []
-    for number, length in choose_documents(reader.index.length[numbers], longest, budget):
-        tokens, _ = reader.document(int(numbers[number]), 0, length)
-        documents.append(tokens.copy())
+    table = corpus_table(manifest_uri, manifest)
+    place = manifest.source_names.index(source)
+    first = int(table.source_documents[:place].sum())
+    lengths = np.asarray(table.length[first : first + int(table.source_documents[place])])
+    begins = document_offset(table, first) + np.cumsum(lengths, dtype=np.int64) - lengths
+    numbers, sizes = np.array(choose_documents(lengths, longest, budget), np.int64).reshape(-1, 2).T
+    tokens, _ = TokenReader(manifest_uri, manifest).gather(begins[numbers], sizes)
+    documents = np.split(tokens, np.cumsum(sizes)[:-1])
     check_plain(documents, source, manifest.tokenizer.needle_first_id)
     return documents
 

@@ -1,31 +1,41 @@
 """A micro-batch: several samples in one row of tokens, with everything the step needs, as plain arrays.
 
 A pure function of (plan rows, tokens, recipe, seed): nothing here knows a rank, a worker or the order of arrival.
+`source` calls it with the tokens that it has read.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from longspan.positions import PositionMethod, sample_positions, segment_starts
+from longspan.errors import DataError
+from longspan.positions import LongRecipe, PositionMethod, sample_positions, segment_starts
 
 IGNORE = -100
+PAD = 0
+"""Id of the tokens that fill a sample up: never a target, and in a segment of their own, so no id is wrong."""
 _POSITION_STREAM = 0x705
+_T = TypeVar("_T", np.int32, np.float32)
 
 Tokens = tuple[NDArray[np.uint32], NDArray[np.float32] | None]
-ReadDocument = Callable[[int, int, int], Tokens]
-"""(document, start, length) -> (tokens, weight of each token as a target or None for ones)."""
+"""Tokens end to end, and the weight of each as a target, or None for ones."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row of the sample plan: `index` is the global sample index, the spans name its documents."""
+    """One row of the sample plan.
+
+    Attributes:
+        index: global sample index.
+        offsets: int64 [num_spans], first token of each span in the global token stream of the corpus.
+        lengths: int32 [num_spans], tokens; together at most `BatchSettings.sample_length`.
+    """
 
     index: int
-    documents: NDArray[np.int32]
-    starts: NDArray[np.int32]
+    offsets: NDArray[np.int64]
     lengths: NDArray[np.int32]
 
 
@@ -33,6 +43,7 @@ class Sample:
 class BatchSettings:
     """What of the recipe and the manifest decides the arrays of a sample."""
 
+    sample_length: int
     target_length: int
     method: PositionMethod
     document_mask: bool
@@ -42,7 +53,14 @@ class BatchSettings:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """`num_tokens` = samples x sample_length; labels[i] is the token after i, or -100 where there is no target."""
+    """`num_tokens` = samples x sample_length; labels[i] is the token after i, or -100 where there is no target.
+
+    Attributes:
+        first_sample: global index of the first sample.
+        input_ids, labels: int32 [num_tokens].
+        positions, loss_weight: float32 [num_tokens].
+        cu_seqlens: int32 [num_segments + 1], where attention may not cross; the padding of a sample is a segment.
+    """
 
     first_sample: int
     input_ids: NDArray[np.int32]
@@ -56,54 +74,103 @@ class MicroBatch:
         return len(self.input_ids)
 
 
-def make_micro_batch(samples: list[Sample], read: ReadDocument, settings: BatchSettings) -> MicroBatch:
+def spans_of(samples: Sequence[Sample]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Offsets and lengths of all spans of the samples, in order: what `corpus.reader.TokenReader.gather` takes."""
+    offsets, lengths = [sample.offsets for sample in samples], [sample.lengths for sample in samples]
+    return np.concatenate(offsets), np.concatenate(lengths)
+
+
+def make_micro_batch(samples: Sequence[Sample], tokens: Tokens, settings: BatchSettings) -> MicroBatch:
     """The samples, side by side in one row. Positions of a sample depend on (seed, global sample index) only.
 
+    Args:
+        samples: at least one.
+        tokens: of all spans of all samples (`spans_of`), end to end: ids uint32 and weights float32 [num_read].
+
     Raises:
-        DataError: a document is longer than the target window, or cannot be read (named by `read`).
+        DataError: a sample has more tokens than `sample_length`, or a document is longer than the target window.
     """
-    parts = [_sample_arrays(sample, read, settings) for sample in samples]
-    ids, positions, labels, weights = (
-        np.concatenate(column) for column in zip(*(part[:4] for part in parts), strict=True)
-    )
-    lengths = np.concatenate([part[4] for part in parts])
+    width = settings.sample_length
+    sizes = [int(sample.lengths.sum()) for sample in samples]
+    for sample, size in zip(samples, sizes, strict=True):
+        if not 0 < size <= width:
+            raise DataError(
+                f"sample {sample.index}: the plan gives it {size} tokens, but data.sample_length is {width};"
+                " write the plan again"
+            )
+    ids = _padded(tokens[0].view(np.int32), sizes, width, np.int32(PAD))
+    weight = None if tokens[1] is None else _padded(tokens[1], sizes, width, np.float32(0))
+    segments = [_with_padding(sample.lengths, width - size) for sample, size in zip(samples, sizes, strict=True)]
+    labels, loss_weight = _targets(ids, weight, np.cumsum(np.concatenate(segments)), sizes, width)
+    if not settings.document_mask:
+        segments = [_with_padding(np.array([size]), width - size) for size in sizes]
     return MicroBatch(
         first_sample=samples[0].index,
         input_ids=ids,
-        positions=positions,
+        positions=_positions(samples, sizes, ids, settings),
         labels=labels,
-        loss_weight=weights,
-        cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+        loss_weight=loss_weight,
+        cu_seqlens=np.concatenate([[0], np.cumsum(np.concatenate(segments))]).astype(np.int32),
     )
 
 
-def _sample_arrays(
-    sample: Sample, read: ReadDocument, settings: BatchSettings
-) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
-    spans = [
-        read(int(document), int(start), int(length))
-        for document, start, length in zip(sample.documents, sample.starts, sample.lengths, strict=True)
-    ]
-    tokens = np.concatenate([span for span, _ in spans]).astype(np.int32)
-    weight = np.concatenate([np.ones(len(span), np.float32) if weights is None else weights for span, weights in spans])
-    span_ends = np.cumsum(sample.lengths, dtype=np.int64)
+def _with_padding(lengths: NDArray[np.integer], padding: int) -> NDArray[np.int64]:
+    return np.append(lengths, padding).astype(np.int64) if padding else lengths.astype(np.int64)
 
-    # The target of token i is token i + 1, with that token's weight; the last token of a span has none, so no target
-    # crosses a document boundary or a splice.
-    labels = np.full(len(tokens), IGNORE, np.int32)
-    loss_weight = np.zeros(len(tokens), np.float32)
-    labels[:-1], loss_weight[:-1] = tokens[1:], weight[1:]
+
+def _padded(values: NDArray[_T], sizes: list[int], width: int, fill: _T) -> NDArray[_T]:
+    """[num_samples * width]: `sizes[i]` of the values, then `fill` up to `width`, for each sample."""
+    if values.size == len(sizes) * width:
+        return values
+    rows = np.full((len(sizes), width), fill, values.dtype)
+    begin = 0
+    for row, size in zip(rows, sizes, strict=True):
+        row[:size] = values[begin : begin + size]
+        begin += size
+    return rows.reshape(-1)
+
+
+def _targets(
+    ids: NDArray[np.int32],
+    weight: NDArray[np.float32] | None,
+    span_ends: NDArray[np.int64],
+    sizes: list[int],
+    width: int,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Labels and their weights. The target of token i is token i + 1, with that token's weight; the last token of a
+    span has none, so no target crosses a document boundary or a splice.
+    """
+    labels = np.empty_like(ids)
+    labels[:-1] = ids[1:]
+    loss_weight = np.ones(ids.size, np.float32)
+    if weight is not None:
+        loss_weight[:-1] = weight[1:]
+        labels[loss_weight == 0] = IGNORE
     labels[span_ends - 1], loss_weight[span_ends - 1] = IGNORE, 0
-    labels[loss_weight == 0] = IGNORE
+    for number, size in enumerate(sizes):
+        padding = slice(number * width + size, (number + 1) * width)
+        labels[padding], loss_weight[padding] = IGNORE, 0
+    return labels, loss_weight
 
-    lengths = sample.lengths.astype(np.int64) if settings.document_mask else np.array([len(tokens)])
-    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
-    rng = np.random.default_rng([settings.seed, _POSITION_STREAM, sample.index])
-    positions = sample_positions(
-        settings.method,
-        cu_seqlens,
-        segment_starts(tokens, settings.ends_sentence),
-        settings.target_length,
-        rng,
-    )
-    return tokens, positions, labels, loss_weight, lengths
+
+def _positions(
+    samples: Sequence[Sample], sizes: list[int], ids: NDArray[np.int32], settings: BatchSettings
+) -> NDArray[np.float32]:
+    width = settings.sample_length
+    positions = np.empty(ids.size, np.float32)
+    starts = np.zeros(0, np.int64)
+    if isinstance(settings.method, LongRecipe):  # the only method that asks where sentences end
+        starts = segment_starts(ids, settings.ends_sentence)
+    for number, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
+        begin, end = number * width, number * width + size
+        own = starts[slice(*np.searchsorted(starts, [begin, end]))] - begin
+        lengths = sample.lengths if settings.document_mask else np.array([size])
+        positions[begin:end] = sample_positions(
+            settings.method,
+            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+            own,
+            settings.target_length,
+            np.random.default_rng([settings.seed, _POSITION_STREAM, sample.index]),
+        )
+        positions[end : begin + width] = np.arange(width - size, dtype=np.float32)
+    return positions

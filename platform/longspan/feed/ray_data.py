@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+from numpy.typing import NDArray
 from ray.data import DataIterator, Dataset, ExecutionOptions, ExecutionResources
 from ray.train import DataConfig
 
@@ -39,17 +40,26 @@ def make_table(indices: list[int], spec: FeedSpec) -> pa.Table:
     until the cause is hard to find.
     """
     batches: list[MicroBatch] = []
-    errors: list[str | None] = []
-    for index in indices:
-        try:
-            batches.append(open_source(spec).micro_batch(index))
-            errors.append(None)
-        except LongspanError as error:
-            batches.append(_EMPTY)
-            errors.append(f"{type(error).__name__}: {error}")
-    columns = {name: pa.array([getattr(batch, name) for batch in batches], pa.list_(kind)) for name, kind in _ARRAYS}
+    errors: list[str | None] = [None] * len(indices)
+    try:
+        batches = open_source(spec).micro_batches(indices)
+    except LongspanError:
+        # One at a time, so that those before the broken one are still there.
+        for place, index in enumerate(indices):
+            try:
+                batches.append(open_source(spec).micro_batch(index))
+            except LongspanError as error:
+                batches.append(_EMPTY)
+                errors[place] = f"{type(error).__name__}: {error}"
+    columns = {name: _lists([getattr(batch, name) for batch in batches], kind) for name, kind in _ARRAYS}
     samples = pa.array([batch.first_sample for batch in batches], pa.int64())
     return pa.table({"first_sample": samples, "error": pa.array(errors, pa.string()), **columns})
+
+
+def _lists(arrays: list[NDArray[Any]], kind: pa.DataType) -> pa.LargeListArray:
+    """One list an array, over one buffer."""
+    offsets = np.concatenate([[0], np.cumsum([array.size for array in arrays], dtype=np.int64)])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(arrays), kind))
 
 
 def read_table(table: pa.Table) -> MicroBatch:

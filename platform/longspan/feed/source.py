@@ -1,18 +1,25 @@
 """Where a micro-batch comes from: the run's plan and the corpus' shards, opened once a process."""
 
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from longspan import storage
 from longspan.config.recipe import Recipe
+from longspan.corpus.changed import expect_manifest
 from longspan.corpus.manifest import load_manifest
-from longspan.corpus.plan_table import read_plan_metadata, read_plan_rows
-from longspan.corpus.shards import ShardReader
+from longspan.corpus.plan_table import PlanReader, read_plan_info
+from longspan.corpus.reader import TokenReader
 from longspan.errors import DataError
-from longspan.feed.batch import BatchSettings, MicroBatch, Sample, make_micro_batch
+from longspan.feed.batch import BatchSettings, MicroBatch, Sample, make_micro_batch, spans_of
 from longspan.positions import Contiguous, LongRecipe, PoSE, PositionMethod, RandPos
 
-PLAN_FILE = "plan.parquet"
+PLAN_FOLDER = "plan"
+_OPEN_SOURCES = 2
+
+_sources: "OrderedDict[FeedSpec, Source]" = OrderedDict()
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,8 @@ class FeedSpec:
     """What a feed worker needs, small enough to travel with every task."""
 
     plan_uri: str
+    plan_fingerprint: str
+    """Of the plan as the driver saw it; workers refuse another one in its place."""
     manifest_uri: str
     manifest_fingerprint: str
     """Of the corpus that the plan was made for; workers refuse another one."""
@@ -30,6 +39,8 @@ class FeedSpec:
     document_mask: bool
     method: PositionMethod
     seed: int
+    shard_cache_bytes: int
+    """Disk of a node for chunks of a corpus in a store."""
 
     @property
     def micro_batches_per_step(self) -> int:
@@ -53,13 +64,20 @@ def feed_spec(recipe: Recipe) -> FeedSpec:
     """The feed of a staged run.
 
     Raises:
-        DataError: the plan cannot be read.
+        DataError: the plan cannot be read, or is not one for samples of this length.
     """
-    plan_uri = storage.join(recipe.run_uri, PLAN_FILE)
+    plan_uri = storage.absolute(storage.join(recipe.run_uri, PLAN_FOLDER))
+    info = read_plan_info(plan_uri)
+    if info.sample_length != recipe.data.sample_length:
+        raise DataError(
+            f"{plan_uri}: a plan of samples of {info.sample_length} tokens, but data.sample_length is"
+            f" {recipe.data.sample_length}; give the run another output"
+        )
     return FeedSpec(
-        plan_uri=storage.absolute(plan_uri),
+        plan_uri=plan_uri,
+        plan_fingerprint=info.fingerprint,
         manifest_uri=storage.absolute(recipe.data.manifest),
-        manifest_fingerprint=read_plan_metadata(plan_uri)["manifest"],
+        manifest_fingerprint=info.metadata["manifest"],
         sample_length=recipe.data.sample_length,
         micro_batch_size=recipe.train.micro_batch_size,
         global_batch_size=recipe.train.global_batch_size,
@@ -67,36 +85,72 @@ def feed_spec(recipe: Recipe) -> FeedSpec:
         document_mask=recipe.data.document_mask,
         method=position_method(recipe),
         seed=recipe.seed,
+        shard_cache_bytes=recipe.parallel.shard_cache_bytes,
     )
 
 
 class Source:
-    """Micro-batch k of the run, for any k, in any order: a pure function of the spec and k."""
+    """Micro-batch k of the run, for any k, in any order: a pure function of the spec and k. Safe in threads."""
 
     def __init__(self, spec: FeedSpec) -> None:
+        """
+        Raises:
+            DataError: plan or corpus cannot be read, or are not those of the spec; says what changed.
+        """
         self._spec = spec
         manifest = load_manifest(spec.manifest_uri)
-        if manifest.fingerprint != spec.manifest_fingerprint:
-            raise DataError(
-                f"{spec.manifest_uri}: the corpus has changed since the plan was made; give the run another output"
-            )
-        self._reader = ShardReader(spec.manifest_uri, manifest)
+        expect_manifest(spec.manifest_uri, manifest, spec.manifest_fingerprint, spec.plan_uri)
+        self._plan = PlanReader(spec.plan_uri)
+        if self._plan.info.fingerprint != spec.plan_fingerprint:
+            raise DataError(f"{spec.plan_uri}: the plan was written anew since the run began; start the run again")
+        self._reader = TokenReader(spec.manifest_uri, manifest, disk_bytes=spec.shard_cache_bytes)
         self._settings = BatchSettings(
-            spec.target_length, spec.method, spec.document_mask, spec.seed, manifest.ends_sentence()
+            sample_length=spec.sample_length,
+            target_length=spec.target_length,
+            method=spec.method,
+            document_mask=spec.document_mask,
+            seed=spec.seed,
+            ends_sentence=manifest.ends_sentence(),
         )
 
     def micro_batch(self, index: int) -> MicroBatch:
         """Micro-batch `index`: samples [index * micro_batch_size, (index + 1) * micro_batch_size)."""
+        return self.micro_batches([index])[0]
+
+    def micro_batches(self, indices: Sequence[int]) -> list[MicroBatch]:
+        """`micro_batch` of each index; what they need from a store is fetched side by side."""
+        if not indices:
+            return []
+        batches = [self._samples(index) for index in indices]
+        offsets, lengths = spans_of([sample for samples in batches for sample in samples])
+        tokens, weight = self._reader.gather(offsets, lengths)
+        made = []
+        begin = 0
+        for samples in batches:
+            part = slice(begin, begin + sum(int(sample.lengths.sum()) for sample in samples))
+            own = (tokens[part], None if weight is None else weight[part])
+            made.append(make_micro_batch(samples, own, self._settings))
+            begin = part.stop
+        return made
+
+    def _samples(self, index: int) -> list[Sample]:
         first = index * self._spec.micro_batch_size
-        rows = read_plan_rows(self._spec.plan_uri, first, first + self._spec.micro_batch_size)
-        samples = [Sample(row.sample, row.documents, row.starts, row.lengths) for row in rows]
-        return make_micro_batch(samples, self._reader.document, self._settings)
+        rows = self._plan.rows(first, first + self._spec.micro_batch_size)
+        return [Sample(row.sample, row.offsets, row.lengths) for row in rows]
 
 
-@lru_cache(maxsize=2)
 def open_source(spec: FeedSpec) -> Source:
-    """The source of `spec`, kept between the tasks of one process."""
-    return Source(spec)
+    """The source of `spec`, kept between the tasks of one process; of other runs the last one is kept besides.
+
+    Raises as `Source`.
+    """
+    with _lock:
+        if spec not in _sources:
+            _sources[spec] = Source(spec)
+        _sources.move_to_end(spec)
+        while len(_sources) > _OPEN_SOURCES:
+            _sources.popitem(last=False)
+        return _sources[spec]
 
 
 def group_indices(spec: FeedSpec, step: int, group: int, groups: int) -> range:

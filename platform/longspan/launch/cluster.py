@@ -23,9 +23,19 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def connect(recipe: Recipe) -> None:
-    """Join the cluster of `parallel.address`, RAY_ADDRESS or the surrounding job; else start one on this machine.
+    """Join the cluster of a recipe (`join_cluster`), with a CPU slot for every worker if it is started here."""
+    parallel = recipe.parallel
+    cpus = parallel.num_workers * parallel.cpus_per_worker + parallel.feed_workers
+    join_cluster(parallel.address, cpus, "parallel.address")
+
+
+def join_cluster(address: str | None, cpus: float, field: str) -> None:
+    """Join the cluster at `address`, RAY_ADDRESS or of the surrounding job; else start one of `cpus` on this machine.
 
     The package travels with the job (`py_modules`), so that workers run the driver's code whatever is installed there.
+
+    Args:
+        field: where the address was given, for messages.
 
     Raises:
         LaunchError: the cluster cannot be reached.
@@ -34,14 +44,14 @@ def connect(recipe: Recipe) -> None:
 
     if ray.is_initialized():
         return
-    address = recipe.parallel.address or os.environ.get("RAY_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
-        start_cluster(recipe.parallel.num_workers * recipe.parallel.cpus_per_worker + recipe.parallel.feed_workers)
+        start_cluster(cpus)
         return
     try:
         ray.init(address=address, runtime_env={"py_modules": [str(_PACKAGE)]}, log_to_driver=True)
     except (ConnectionError, ValueError) as error:
-        raise LaunchError(f"parallel.address: no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from None
+        raise LaunchError(f"{field}: no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from None
 
 
 def start_cluster(cpus: float, quiet: bool = False) -> None:

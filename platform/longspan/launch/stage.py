@@ -1,4 +1,4 @@
-"""Before anything is spent: the recipe is checked against model, manifest and run directory, and the sample plan is
+"""Before anything is spent: the recipe is checked against model, corpus and run directory, and the sample plan is
 written.
 """
 
@@ -10,14 +10,18 @@ from longspan import storage
 from longspan.checkpoint.commit import newest_commit
 from longspan.config.load import fingerprint, parse, to_yaml
 from longspan.config.recipe import Recipe
-from longspan.corpus.index import document_index
+from longspan.corpus.changed import check_corpus, expect_manifest, store_planned_manifest
+from longspan.corpus.index import corpus_table
 from longspan.corpus.manifest import MANIFEST_FILE, Manifest, load_manifest
-from longspan.corpus.plan_table import read_plan_metadata, write_plan
-from longspan.errors import ConfigError, DataError, StorageError
-from longspan.feed.source import PLAN_FILE
+from longspan.corpus.plan_table import INFO_FILE, read_plan_info, write_plan
+from longspan.errors import ConfigError, StorageError
+from longspan.feed.source import PLAN_FOLDER
+from longspan.launch.survey import describe_survey, open_survey, watched, write_description
+from longspan.launch.vocabulary import check_tokenizer
 from longspan.model.load import extend_config, head_dim, read_config
+from longspan.planner.settings import plan_settings
 from longspan.rope import RopeSettings, first_negative_distance, theta_lower_bound
-from longspan.sampling.plan import Plan, build_plan
+from longspan.sampling.plan import plan_parts
 from longspan.topology import check_attention_heads
 
 _logger = logging.getLogger(__name__)
@@ -42,7 +46,8 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
     """The model's config with the recipe's RoPE in it, and the corpus manifest.
 
     Raises:
-        ConfigError, TopologyError, DataError: one line, naming the field that does not fit the model or the corpus.
+        ConfigError, TopologyError: one line, naming the field that does not fit the model or the corpus.
+        DataError: a file of the corpus is missing or of another size; names it.
     """
     config = read_config(recipe.model)
     check_attention_heads(config.num_attention_heads, config.num_key_value_heads, recipe.parallel.sequence_parallel)
@@ -58,16 +63,14 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
             f"data.manifest: its tokenizer has {manifest.tokenizer.vocab_size} tokens, the model's vocabulary"
             f" {config.vocab_size}; prepare the corpus with the model's own tokenizer"
         )
-    for number, phase in enumerate(recipe.data.mix):
-        for name in phase.weights:
-            if name not in manifest.sources:
-                known = ", ".join(sorted(manifest.sources))
-                raise ConfigError(f"data.mix.{number}.weights.{name}: not a source of the manifest; it has {known}")
+    plan_settings(recipe, manifest.source_names)
     if recipe.evaluate.text_source is not None and recipe.evaluate.text_source not in manifest.sources:
         known = ", ".join(sorted(manifest.sources))
         raise ConfigError(f"evaluate.text_source: '{recipe.evaluate.text_source}' is not a source; it has {known}")
     if recipe.evaluate.lengths and recipe.evaluate.text_source is None:
         raise ConfigError("evaluate.text_source: required when evaluate.lengths is given; name a held-out source")
+    check_tokenizer(recipe, manifest)
+    check_corpus(recipe.data.manifest, manifest)
     _warn_of_base(settings, recipe, head_dim(config))
     return config, manifest
 
@@ -87,31 +90,16 @@ def _warn_of_base(settings: RopeSettings, recipe: Recipe, dimensions: int) -> No
         )
 
 
-def make_plan(recipe: Recipe, manifest: Manifest) -> Plan:
-    """The sample plan: a pure function of manifest, recipe and seed."""
-    index = document_index(recipe.data.manifest, manifest)
-    upsample = recipe.data.upsample
-    return build_plan(
-        index.source_id,
-        index.length,
-        manifest.source_names,
-        mix=[(phase.from_step, phase.weights) for phase in recipe.data.mix],
-        steps=recipe.train.steps,
-        global_batch_size=recipe.train.global_batch_size,
-        sample_length=recipe.data.sample_length,
-        upsample=(upsample.threshold, upsample.ratio) if upsample else None,
-        seed=recipe.seed,
-    )
-
-
 def stage_run(recipe: Recipe) -> None:
-    """Make the run directory: recipe.yaml (resolved) and plan.parquet. Does nothing where the same recipe has been
-    staged.
+    """Make the run directory: the plan with a copy of the corpus's manifest (RUN/plan), what it holds (RUN/plan.json)
+    and the resolved recipe (RUN/recipe.yaml). Does nothing where the same recipe has been staged; what was cut short is
+    made anew.
 
     Raises:
         ConfigError: the directory holds a run of another recipe; see also `check_recipe`.
+        DataError: the corpus has changed since the run was staged; says what.
     """
-    _, manifest = check_recipe(recipe)
+    config, manifest = check_recipe(recipe)
     uri = storage.join(recipe.run_uri, RECIPE_FILE)
     mark = fingerprint(recipe)
     if storage.exists(uri):
@@ -123,14 +111,49 @@ def stage_run(recipe: Recipe) -> None:
         newest_commit(recipe.run_uri, mark)
     elif any(name.startswith("checkpoints/") for name in storage.list_files(recipe.run_uri)):
         raise ConfigError(f"output: {recipe.run_uri} holds checkpoints but no {RECIPE_FILE}; give another output")
-    plan_uri = storage.join(recipe.run_uri, PLAN_FILE)
-    if not storage.exists(plan_uri):
-        write_plan(plan_uri, make_plan(recipe, manifest), {"recipe": mark, "manifest": manifest.fingerprint})
-    elif read_plan_metadata(plan_uri)["manifest"] != manifest.fingerprint:
-        raise DataError(
-            f"{recipe.data.manifest}: the corpus has changed since {plan_uri} was made; give the run another output"
-        )
+    if not _has_plan(recipe, manifest, mark):
+        _write_plan(recipe, config, manifest, mark)
     storage.write_text(uri, to_yaml(recipe))
+
+
+def _has_plan(recipe: Recipe, manifest: Manifest, mark: str) -> bool:
+    """True where the whole plan of this recipe over this corpus is there.
+
+    Raises:
+        DataError: it is there, but over another corpus.
+    """
+    uri = storage.join(recipe.run_uri, PLAN_FOLDER)
+    if not all(storage.exists(storage.join(uri, name)) for name in (MANIFEST_FILE, INFO_FILE)):
+        return False
+    made_for = read_plan_info(uri).metadata
+    if made_for.get("recipe") != mark:
+        return False
+    expect_manifest(recipe.data.manifest, manifest, made_for["manifest"], uri)
+    return True
+
+
+def _write_plan(recipe: Recipe, config: Any, manifest: Manifest, mark: str) -> None:
+    """RUN/plan and RUN/plan.json, in one pass. The copy of the manifest comes last: where it is, all is there."""
+    uri = storage.join(recipe.run_uri, PLAN_FOLDER)
+    table = corpus_table(recipe.data.manifest, manifest)
+    settings = plan_settings(recipe, manifest.source_names)
+    survey = open_survey(table, settings)
+    parts = plan_parts(table, settings)
+    storage.delete_tree(uri)
+    write_plan(
+        uri,
+        watched(parts, survey),
+        manifest.source_names,
+        settings.sample_length,
+        settings.num_samples,
+        {"recipe": mark, "manifest": manifest.fingerprint},
+    )
+    description = describe_survey(recipe, config, manifest, survey)
+    write_description(recipe, description)
+    store_planned_manifest(uri, manifest)
+    for text in description["warnings"]:
+        if not text.startswith("rope:"):  # said by `check_recipe` at every start
+            _logger.warning("%s", text)
 
 
 def read_staged(run_uri: str) -> Recipe:

@@ -14,7 +14,7 @@ from typing import Any
 from longspan import __version__, storage
 from longspan.errors import DataError
 from longspan.observe.metrics import read_metrics
-from longspan.observe.plots import accuracy_by_length, training_curves
+from longspan.observe.plots import accuracy_by_length, draw_plan, training_curves
 from longspan.observe.report_view import build_view, plot_caption, plot_order
 from longspan.observe.results import all_lengths, model_rows
 
@@ -22,8 +22,9 @@ from longspan.observe.results import all_lengths, model_rows
 def write_report(run_uri: str) -> str:
     """Draw the plots that follow from the run's numbers, write RUN/report.html, and return its URI.
 
-    Reads RUN/summary.json, RUN/metrics.jsonl, RUN/recipe.yaml and RUN/plots/*.png; what is missing is left out.
-    RUN/plots/training_curves.png is drawn anew from the metrics; RUN/plots/accuracy_by_length.png only where missing.
+    Reads RUN/summary.json, RUN/metrics.jsonl, RUN/plan.json, RUN/recipe.yaml and RUN/plots/*.png; what is missing is
+    left out. RUN/plots/training_curves.png is drawn anew from the metrics, and the plots of the plan from plan.json;
+    RUN/plots/accuracy_by_length.png only where missing.
 
     Raises:
         DataError: the directory holds neither a summary nor metrics, or one of them is damaged.
@@ -90,12 +91,24 @@ def _collect_plots(
             lambda path: accuracy_by_length(results, path, known_window),
         )
         names.add("accuracy_by_length.png")
+    plan_uri = storage.join(run_uri, "plan.json")
+    if storage.exists(plan_uri):
+        names |= write_plan_plots(run_uri, storage.read_json(plan_uri))
     plots = []
     for file in sorted(names, key=plot_order):
         title, hint = plot_caption(file)
         image = base64.b64encode(storage.read_bytes(storage.join(plots_uri, file))).decode("ascii")
         plots.append({"title": title, "hint": hint, "base64": image})
     return plots
+
+
+def write_plan_plots(run_uri: str, description: Mapping[str, Any]) -> set[str]:
+    """Draw the plots of a plan's description to RUN/plots; returns their file names."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = draw_plan(description, folder)
+        for path in paths:
+            storage.upload_file(str(path), storage.join(run_uri, "plots", path.name))
+    return {path.name for path in paths}
 
 
 def _draw(uri: str, draw: Callable[[Path], None]) -> None:

@@ -40,10 +40,19 @@ _PLOTS = {
     ),
     "training_curves": ("Training curves", "Faint: each optimizer step. Strong: moving mean."),
     "position_coverage": ("Position coverage", "Hatched: parts of the target window that training never met."),
+    "mix_over_training": (
+        "Mix of sources over training",
+        "Above: the shares that the recipe asks for. Below: those of the samples in the plan.",
+    ),
     "length_mix": (
         "Tokens by document length",
         "Grey: the corpus. Blue: what training sees after upsampling and selection.",
     ),
+    "length_mix_by_source": (
+        "Tokens by document length and source",
+        "Upsampling moves weight inside a source; its share of the mix stays.",
+    ),
+    "packing": ("Documents in a sample", "Short documents share a sample; a long one may fill several."),
     "sweep_parallel_coordinates": ("Trials of the sweep", "One line for each trial, dark is better, bold is the best."),
 }
 

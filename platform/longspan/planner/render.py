@@ -1,15 +1,28 @@
 """The description of a plan as tables for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
+
+_MIX_ROWS = 10
+_LENGTH_COLUMNS = 8
 
 
-def render(description: Mapping[str, Any]) -> "list[Table]":
-    """Tables of what `describe.describe_plan` returned: the run, its sources, its document lengths, its memory."""
-    return [_overview(description), _sources(description), _lengths(description), _memory(description)]
+def render(description: Mapping[str, Any]) -> "list[Table | Text]":
+    """Tables of what `describe.describe_plan` returned, and a line for each of its warnings at the end."""
+    from rich.text import Text
+
+    tables: list[Table | Text] = [_overview(description), _sources(description)]
+    if _changes(description["mix"]):
+        tables.append(_mix(description["mix"]))
+    tables.append(_lengths(description))
+    if len(description["sources"]) > 1:
+        tables.append(_lengths_by_source(description["sources"]))
+    tables.append(_memory(description))
+    return [*tables, *(Text(f"Warning: {text}", style="bold red") for text in description["warnings"])]
 
 
 def _overview(description: Mapping[str, Any]) -> "Table":
@@ -18,8 +31,10 @@ def _overview(description: Mapping[str, Any]) -> "Table":
     rows = [
         ("samples", f"{run['samples']:,} of {run['sample_length']:,} tokens, {run['steps']:,} steps"),
         ("tokens", f"{run['tokens']:,} (full length: {compute['full_length_tokens']:,})"),
+        ("packing", f"{description['packing']['type']}, {_share(run['padding_share'])} padding"),
         ("documents a sample", f"{run['documents_per_sample']:.1f}"),
         ("text around a token", f"{run['mean_attended_length']:,.0f} tokens on average"),
+        ("shuffle", _shuffle_text(description["shuffle"])),
         ("positions", f"{positions['type']}, over {positions['samples_measured']:,} samples:"),
         ("  largest position", _reached(positions, run["target_length"])),
         ("  distances seen", f"{positions['share_of_distances_seen']:.1%} of those below {run['target_length']:,}"),
@@ -37,32 +52,83 @@ def _overview(description: Mapping[str, Any]) -> "Table":
 
 
 def _sources(description: Mapping[str, Any]) -> "Table":
-    table = _table("Sources", "source", "documents", "tokens", "samples", "asked", "achieved", "epochs", "upsampled")
+    columns = ("documents", "tokens", "drawn", "samples", "asked", "achieved", "epochs", "upsampled")
+    table = _table("Sources", "source", *columns)
     for name, source in description["sources"].items():
-        upsampled = source["upsample_achieved"]
+        asked, achieved, limit = source["upsample_asked"], source["upsample_achieved"], source["max_epochs"]
         table.add_row(
             name,
             f"{source['documents']:,}",
             f"{source['tokens']:,}",
+            f"{source['tokens_drawn']:,}",
             f"{source['samples']:,}",
             f"{source['share_asked']:.1%}",
             f"{source['share_achieved']:.1%}",
-            f"{source['epochs']:.2f}",
-            "-" if upsampled is None else f"{upsampled:.2f}x",
+            f"{source['epochs']:.2f}" if limit is None else f"{source['epochs']:.2f} of {limit:g}",
+            "-" if asked is None else f"{'-' if achieved is None else f'{achieved:.2f}x'} of {asked:g}x",
         )
+    return table
+
+
+def _changes(mix: Sequence[Mapping[str, Any]]) -> bool:
+    """True where the mix that is asked for is not the same all through the run."""
+    first = mix[0]["asked"]
+    return any(abs(share - first[name]) > 1e-6 for part in mix for name, share in part["asked"].items())
+
+
+def _mix(mix: Sequence[Mapping[str, Any]]) -> "Table":
+    """The mix in some tenths of the run; the plot has it finer."""
+    names = list(mix[0]["asked"])
+    table = _table("Mix over training, in the plan (asked)", "steps", *names)
+    size = -(-len(mix) // _MIX_ROWS)
+    for begin in range(0, len(mix), size):
+        parts = mix[begin : begin + size]
+        steps = [part["below_step"] - part["from_step"] for part in parts]
+        shares = {
+            (side, name): sum(n * part[side][name] for n, part in zip(steps, parts, strict=True)) / sum(steps)
+            for side in ("asked", "achieved")
+            for name in names
+        }
+        cells = [f"{shares['achieved', name]:.1%} ({shares['asked', name]:.1%})" for name in names]
+        table.add_row(f"{parts[0]['from_step']:,} to {parts[-1]['below_step'] - 1:,}", *cells)
     return table
 
 
 def _lengths(description: Mapping[str, Any]) -> "Table":
-    table = _table("Tokens by length of their document", "length", "documents", "in the sources", "in the plan")
+    columns = ("documents", "tokens", "in the sources", "in the plan", "times drawn")
+    table = _table("Tokens by length of their document", "length", *columns)
     for bucket in description["lengths"]:
         table.add_row(
             f"{bucket['from']:,} to {bucket['below'] - 1:,}",
             f"{bucket['documents']:,}",
+            f"{bucket['tokens']:,}",
             f"{bucket['share_before']:.1%}",
             f"{bucket['share_after']:.1%}",
+            f"{bucket['times_drawn']:.2f}",
         )
     return table
+
+
+def _lengths_by_source(sources: Mapping[str, Any]) -> "Table":
+    """A row for each source: share of its tokens in documents of each length, in the source > in the plan."""
+    begins = sorted({bucket["from"] for source in sources.values() for bucket in source["lengths"]})
+    # As many as a screen holds: what is shorter than the last few lengths goes together.
+    shown = begins[-_LENGTH_COLUMNS:]
+    heads = [f"{begin:,}+" for begin in shown]
+    if len(begins) > len(shown):
+        heads[0] = f"below {shown[1]:,}"
+    table = _table("Tokens by length of their document, in the source > in the plan", "source", *heads)
+    for name, source in sources.items():
+        cells = []
+        for number, begin in enumerate(shown):
+            own = [b for b in source["lengths"] if b["from"] == begin or (number == 0 and b["from"] < begin)]
+            cells.append(f"{_whole(own, 'share_before')} > {_whole(own, 'share_after')}" if own else "-")
+        table.add_row(name, *cells)
+    return table
+
+
+def _whole(buckets: Sequence[Mapping[str, Any]], side: str) -> str:
+    return f"{100 * sum(bucket[side] for bucket in buckets):.0f}"
 
 
 def _memory(description: Mapping[str, Any]) -> "Table":
@@ -79,6 +145,19 @@ def _table(title: str, *columns: str) -> "Table":
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 or column == "value" else "right")
     return table
+
+
+def _share(share: float) -> str:
+    """Percent that shows a small share as not quite nothing."""
+    return "no" if share == 0 else f"{share:.2%}" if share >= 0.0001 else "<0.01%"
+
+
+def _shuffle_text(shuffle: Mapping[str, Any]) -> str:
+    kind = f"in blocks of {shuffle['shuffle_tokens']:,} tokens" if shuffle["is_on"] else "off"
+    return (
+        f"{kind}; {shuffle['neighbours_in_same_chunk']:.1%} of neighbours come from one chunk of the corpus, the mean"
+        f" distance is {shuffle['mean_neighbour_distance']:,.0f} of {shuffle['chunks']:,} chunks"
+    )
 
 
 def _reached(positions: Mapping[str, Any], target_length: int) -> str:

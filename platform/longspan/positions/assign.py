@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import assert_never
 
 import numpy as np
-import numpy.typing as npt
 
 from longspan.errors import DataError
 from longspan.positions.baselines import pose_positions, randpos_positions
@@ -21,6 +20,7 @@ from longspan.positions.methods import (
     PositionMethod,
     RandPos,
     check_target_length,
+    contiguous_positions,
 )
 from longspan.positions.pit import longrecipe_positions
 
@@ -51,7 +51,7 @@ def document_positions(
     check_target_length(target_length)
     starts = segment_starts.astype(np.int64)
     _check_document(num_tokens, starts, target_length)
-    return _dispatch(method, num_tokens, starts, target_length, rng).astype(np.float32)
+    return _own(_dispatch(method, num_tokens, starts, target_length, rng))
 
 
 def assign_positions(
@@ -90,33 +90,31 @@ def sample_positions(
     check_target_length(target_length)
     # int64 first: differences of unsigned lengths would wrap around instead of turning negative.
     boundaries, listed = cu_seqlens.astype(np.int64), segment_starts.astype(np.int64)
-    if len(boundaries) == 0 or boundaries[0] != 0 or bool(np.any(np.diff(boundaries) <= 0)):
+    if len(boundaries) == 0 or boundaries[0] != 0 or not _is_increasing(boundaries):
         raise DataError(f"cu_seqlens must be strictly increasing from 0, got {_preview(boundaries)}")
     total = int(boundaries[-1])
     _check_increasing(listed, total)
-    starts = np.union1d(boundaries[:-1], listed)
+    _check_lengths(boundaries, target_length)
+    starts = _merged(boundaries[:-1], listed)
+    if len(boundaries) == 2:
+        return _own(_dispatch(method, total, starts, target_length, rng))
     # Where each document's own starts begin in `starts`; the last entry closes the last document.
-    split = np.searchsorted(starts, boundaries)
+    split = starts.searchsorted(boundaries)
     positions = np.empty(total, dtype=np.float32)
     for document, (begin, end) in enumerate(pairwise(boundaries.tolist())):
         own_starts = starts[split[document] : split[document + 1]] - begin
-        if end - begin > target_length:
-            raise DataError(
-                f"document {document} of the sample (tokens {begin} to {end}) has {end - begin} tokens, more than "
-                f"data.target_length {target_length}; cut it when packing or raise the target"
-            )
         positions[begin:end] = _dispatch(method, end - begin, own_starts, target_length, rng)
     return positions
 
 
 def _dispatch(
     method: PositionMethod, num_tokens: int, starts: IntArray, target_length: int, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
+) -> PositionArray:
     if num_tokens == 0:
-        return np.zeros(0, dtype=np.int64)
+        return np.zeros(0, dtype=np.float32)
     match method:
         case Contiguous():
-            return np.arange(num_tokens, dtype=np.int64)
+            return contiguous_positions(num_tokens)
         case LongRecipe():
             return longrecipe_positions(method, num_tokens, starts, target_length, rng)
         case PoSE():
@@ -138,14 +136,43 @@ def _check_document(num_tokens: int, segment_starts: IntArray, target_length: in
         raise DataError(f"segment_starts must begin with 0, got {_preview(segment_starts)}")
 
 
+def _check_lengths(boundaries: IntArray, target_length: int) -> None:
+    is_longer = boundaries[1:] - boundaries[:-1] > target_length
+    if is_longer.any():
+        document = int(is_longer.argmax())
+        begin, end = boundaries[document : document + 2].tolist()
+        raise DataError(
+            f"document {document} of the sample (tokens {begin} to {end}) has {end - begin} tokens, more than "
+            f"data.target_length {target_length}; cut it when packing or raise the target"
+        )
+
+
 def _check_increasing(segment_starts: IntArray, num_tokens: int) -> None:
     if len(segment_starts) == 0:
         return
     inside = segment_starts[0] >= 0 and segment_starts[-1] < num_tokens
-    if not inside or bool(np.any(np.diff(segment_starts) <= 0)):
+    if not inside or not _is_increasing(segment_starts):
         raise DataError(
             f"segment_starts must be strictly increasing within [0, {num_tokens}), got {_preview(segment_starts)}"
         )
+
+
+def _own(positions: PositionArray) -> PositionArray:
+    """The same, in an array that the caller may write to."""
+    return positions if positions.flags.writeable else positions.copy()
+
+
+def _is_increasing(values: IntArray) -> bool:
+    return bool((values[1:] > values[:-1]).all())
+
+
+def _merged(first: IntArray, second: IntArray) -> IntArray:
+    """All values of two strictly increasing lists, each once, in order; quick where the first one is short."""
+    if len(second) == 0:
+        return first
+    at = second.searchsorted(first)
+    is_new = second.take(at, mode="clip") != first
+    return np.insert(second, at[is_new], first[is_new]) if is_new.any() else second
 
 
 def _preview(values: IntArray) -> str:

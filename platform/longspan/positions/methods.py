@@ -4,6 +4,7 @@ Stands at the door of `positions/`: a recipe names one of these, `assign` dispat
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -63,6 +64,18 @@ class RandPos:
 
 
 PositionMethod: TypeAlias = Contiguous | LongRecipe | PoSE | RandPos
+
+
+def contiguous_positions(num_tokens: int) -> PositionArray:
+    """0..num_tokens-1 as float32 [num_tokens]: a view of an array that is kept and cannot be written to."""
+    return _ramp(1 << (int(num_tokens) - 1).bit_length())[:num_tokens]
+
+
+@cache  # one array for each power of two up to MAX_TARGET_LENGTH that is met; 1 MB for windows of 131,072
+def _ramp(length: int) -> PositionArray:
+    ramp = np.arange(length, dtype=np.float32)
+    ramp.flags.writeable = False
+    return ramp
 
 
 def check_target_length(target_length: int) -> None:

@@ -9,12 +9,12 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from longspan.positions.methods import IntArray, LongRecipe
+from longspan.positions.methods import IntArray, LongRecipe, PositionArray, contiguous_positions
 
 
 def longrecipe_positions(
     method: LongRecipe, num_tokens: int, segment_starts: IntArray, target_length: int, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
+) -> PositionArray:
     """Positions of one document under LongRecipe.
 
     Args:
@@ -25,7 +25,7 @@ def longrecipe_positions(
         rng: the document's random numbers.
 
     Returns:
-        int64 [num_tokens], strictly increasing from 0; steps other than 1 only at segment starts.
+        float32 [num_tokens], strictly increasing from 0; steps other than 1 only at segment starts.
     """
     starts = add_random_cuts(segment_starts, num_tokens, method.min_segments, rng)
     num_segments, num_unused = len(starts), target_length - num_tokens
@@ -36,10 +36,14 @@ def longrecipe_positions(
             gaps = bounded_gaps(num_segments, num_unused, rng)
         case _:
             assert_never(method.variant)
-    step = np.ones(num_tokens, dtype=np.int64)
-    step[0] = 0
-    step[starts] += gaps
-    return np.cumsum(step)
+    # Whole numbers below 2**24, so float32 all the way is exact, and half the memory traffic of int64.
+    shifts = gaps.cumsum().astype(np.float32)
+    lengths = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+    lengths[-1] = num_tokens - starts[-1]
+    positions: PositionArray = shifts.repeat(lengths)
+    positions += contiguous_positions(num_tokens)
+    return positions
 
 
 def add_random_cuts(
@@ -53,8 +57,10 @@ def add_random_cuts(
     num_missing = min(min_segments, num_tokens) - len(starts)
     if num_missing <= 0:
         return starts
-    free = np.setdiff1d(np.arange(1, num_tokens, dtype=np.int64), starts, assume_unique=True)
-    return np.sort(np.concatenate([starts, rng.choice(free, num_missing, replace=False)]))
+    is_free = np.ones(num_tokens, dtype=np.bool_)
+    is_free[0] = False
+    is_free[starts] = False
+    return np.sort(np.concatenate([starts, rng.choice(np.flatnonzero(is_free), num_missing, replace=False)]))
 
 
 def composition_gaps(num_segments: int, num_unused: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -67,9 +73,11 @@ def composition_gaps(num_segments: int, num_unused: int, rng: np.random.Generato
     Returns int64 [num_segments], first 0, sum <= num_unused.
     """
     num_slots = num_unused + num_segments - 1
-    bars = np.sort(rng.choice(num_slots, num_segments - 1, replace=False, shuffle=False))
+    bars = rng.choice(num_slots, num_segments - 1, replace=False, shuffle=False)
+    bars.sort()
     gaps = np.zeros(num_segments, dtype=np.int64)
-    gaps[1:] = np.diff(bars, prepend=-1) - 1
+    gaps[1:] = bars
+    gaps[2:] -= bars[:-1] + 1
     return gaps
 
 

@@ -34,6 +34,6 @@ def segment_starts(tokens: IntArray, ends_sentence: npt.NDArray[np.bool_]) -> np
             f"token id {lowest if lowest < 0 else highest} is outside the vocabulary of {len(ends_sentence)}; "
             "the tokens come from another tokeniser than the sentence lookup"
         )
-    ends = ends_sentence[tokens]
-    boundaries = np.flatnonzero(ends[:-1] & ~ends[1:]) + 1
+    ends = ends_sentence.take(tokens)
+    boundaries = np.flatnonzero(ends[:-1] > ends[1:]) + 1
     return np.concatenate([np.zeros(1, dtype=np.int64), boundaries])

@@ -121,8 +121,8 @@ def needle_document(
         ConfigError: a fraction lies outside [0, 1], the bounds of `fill` are out of order, or `length` is below 1.
         DataError: `text` is shorter than `length`.
     """
-    _check_fractions(length, fill, query_fraction, pure_text_share)
-    start = _passage_start(rng, text, length)
+    check_fractions(length, fill, query_fraction, pure_text_share)
+    start = passage_start(rng, text, length)
     budget = 0 if rng.random() < pure_text_share else round(float(rng.uniform(*fill)) * length)
     num_records, num_pairs = _split_budget(budget, query_fraction, vocabulary.num_keys)
     is_pair = np.zeros(num_records + num_pairs, dtype=bool)
@@ -145,7 +145,7 @@ def needle_document(
     tokens[records] = vocabulary.needle(0, 0) + keys[~is_pair] * vocabulary.num_values + values[~is_pair]
     tokens[questions] = vocabulary.query(0) + keys[is_pair]
     tokens[questions + 1] = vocabulary.value(0) + values[is_pair]
-    return tokens, _loss_weight(is_text, questions + 1)
+    return tokens, loss_weights(is_text, questions + 1)
 
 
 def needle_grid_example(
@@ -180,7 +180,7 @@ def needle_grid_example(
         raise ConfigError(
             f"needle grid: length={length} has no room for {num_needles} needles; must be >= {3 * num_needles}"
         )
-    start = _passage_start(rng, text, length)
+    start = passage_start(rng, text, length)
     body = length - 2 * num_needles
     edges = np.arange(num_needles + 1) * body // num_needles
     records = rng.integers(edges[:-1], edges[1:])
@@ -218,7 +218,7 @@ def _item_keys(rng: np.random.Generator, is_pair: NDArray[np.bool_], num_keys: i
     return keys
 
 
-def _loss_weight(is_text: NDArray[np.bool_], answers: NDArray[np.int64]) -> NDArray[np.float32]:
+def loss_weights(is_text: NDArray[np.bool_], answers: NDArray[np.int64]) -> NDArray[np.float32]:
     """Target weights float32 [length]: text 1, answers (indices [num_answers]) together as much, all else 0."""
     weight = is_text.astype(np.float32)
     weight[0] = 0.0
@@ -228,13 +228,13 @@ def _loss_weight(is_text: NDArray[np.bool_], answers: NDArray[np.int64]) -> NDAr
     return weight
 
 
-def _passage_start(rng: np.random.Generator, text: NDArray[np.uint32], length: int) -> int:
+def passage_start(rng: np.random.Generator, text: NDArray[np.uint32], length: int) -> int:
     if text.size < length:
         raise DataError(f"needle text has {text.size} tokens; a document of {length} needs at least {length}")
     return int(rng.integers(text.size - length + 1))
 
 
-def _check_fractions(length: int, fill: tuple[float, float], query_fraction: float, pure_text_share: float) -> None:
+def check_fractions(length: int, fill: tuple[float, float], query_fraction: float, pure_text_share: float) -> None:
     if length < 1:
         raise ConfigError(f"needle document: length={length}; must be >= 1")
     if not 0.0 <= fill[0] <= fill[1] <= 1.0:
