@@ -20,7 +20,7 @@ from longspan.corpus.reader import TokenReader
 from longspan.errors import DataError
 from longspan.feed import source as source_module
 from longspan.feed.batch import MicroBatch
-from longspan.feed.source import FeedSpec, Source, feed_spec, group_indices, open_source, position_method
+from longspan.feed.source import FeedSpec, Source, chunk_memory, feed_spec, group_indices, open_source, position_method
 from longspan.positions import Contiguous, LongRecipe, PoSE, RandPos
 from tests.feed.comparing import assert_all_same, assert_same
 from tests.feed.conftest import STEPS, make_corpus, staged
@@ -130,6 +130,17 @@ def test_a_store_is_asked_for_all_that_several_batches_need_at_once(
 
 def storage_bytes(uri: str) -> int:
     return sum(storage.list_sizes(uri).values())
+
+
+def test_a_worker_has_memory_for_what_is_shuffled_together(recipe: Recipe) -> None:
+    def memory(shuffle_tokens: int) -> int:
+        data = recipe.data.model_copy(update={"shuffle_tokens": shuffle_tokens})
+        return chunk_memory(recipe.model_copy(update={"data": data}))
+
+    sources = len(recipe.data.mix[0].weights)
+    assert memory(1000) == 256 << 20
+    assert memory(100_000_000) == min(sources * 500_000_000, 2 << 30)
+    assert memory(10**12) == 2 << 30
 
 
 def test_sources_of_two_runs_are_kept(spec: FeedSpec) -> None:

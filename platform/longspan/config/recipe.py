@@ -161,9 +161,8 @@ class Data(Section):
     shuffle: bool = True
     """Off: documents and samples of a source come in the corpus's own order."""
     shuffle_tokens: PositiveInt = 32_000_000
-    """Tokens of a source that are shuffled together, out of chunks drawn from all over it. More mixes wider, and takes
-    memory while the plan is made; in training a feed worker reads each chunk of such a block about once, so blocks
-    that fit `parallel.shard_cache_bytes` are read from the store once.
+    """Tokens of a source that are shuffled together, out of chunks drawn from all over it. More mixes wider; a feed
+    worker holds the blocks of all sources in memory (4 bytes a token, up to 2 GiB) and each chunk is read about once.
     """
     document_mask: bool = True
     """Attention stays inside a document. Off: a sample is one document (UltraLong, CIP)."""

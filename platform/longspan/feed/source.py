@@ -10,12 +10,14 @@ from longspan.config.recipe import Recipe
 from longspan.corpus.changed import expect_manifest
 from longspan.corpus.manifest import load_manifest
 from longspan.corpus.plan_table import PlanReader, read_plan_info
-from longspan.corpus.reader import TokenReader
+from longspan.corpus.reader import MEMORY_BYTES, TokenReader
+from longspan.corpus.writer import TOKEN_BYTES
 from longspan.errors import DataError
 from longspan.feed.batch import BatchSettings, MicroBatch, Sample, make_micro_batch, spans_of
 from longspan.positions import Contiguous, LongRecipe, PoSE, PositionMethod, RandPos
 
 PLAN_FOLDER = "plan"
+_MOST_MEMORY_BYTES = 2 << 30
 _OPEN_SOURCES = 2
 
 _sources: "OrderedDict[FeedSpec, Source]" = OrderedDict()
@@ -41,6 +43,8 @@ class FeedSpec:
     seed: int
     shard_cache_bytes: int
     """Disk of a node for chunks of a corpus in a store."""
+    chunk_memory_bytes: int = MEMORY_BYTES
+    """Memory of a process for chunks: what is shuffled together is read together."""
 
     @property
     def micro_batches_per_step(self) -> int:
@@ -86,7 +90,15 @@ def feed_spec(recipe: Recipe) -> FeedSpec:
         method=position_method(recipe),
         seed=recipe.seed,
         shard_cache_bytes=recipe.parallel.shard_cache_bytes,
+        chunk_memory_bytes=chunk_memory(recipe),
     )
+
+
+def chunk_memory(recipe: Recipe) -> int:
+    """Bytes that hold the shuffle windows of all sources of the mix at once, and something over; at most 2 GiB."""
+    names = {name for phase in recipe.data.mix for mix in (phase, phase.short) if mix for name in mix.weights}
+    windows = len(names) * recipe.data.shuffle_tokens * TOKEN_BYTES
+    return min(max(MEMORY_BYTES, windows * 5 // 4), _MOST_MEMORY_BYTES)
 
 
 class Source:
@@ -103,7 +115,12 @@ class Source:
         self._plan = PlanReader(spec.plan_uri)
         if self._plan.info.fingerprint != spec.plan_fingerprint:
             raise DataError(f"{spec.plan_uri}: the plan was written anew since the run began; start the run again")
-        self._reader = TokenReader(spec.manifest_uri, manifest, disk_bytes=spec.shard_cache_bytes)
+        self._reader = TokenReader(
+            spec.manifest_uri,
+            manifest,
+            memory_bytes=spec.chunk_memory_bytes,
+            disk_bytes=spec.shard_cache_bytes,
+        )
         self._settings = BatchSettings(
             sample_length=spec.sample_length,
             target_length=spec.target_length,

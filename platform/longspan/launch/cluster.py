@@ -177,7 +177,7 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray.train
 
     from longspan.config.load import parse
-    from longspan.feed.ray_data import DATASET, stream
+    from longspan.feed.ray_data import DATASET, blocks_ahead, stream
     from longspan.train.loop import Runtime, run_training
     from longspan.train.world import join_world
 
@@ -192,7 +192,7 @@ def train_worker(config: dict[str, Any]) -> None:
         world = join_world(recipe.parallel.sequence_parallel, config["gpu"])
         shard = ray.train.get_dataset_shard(DATASET)
         runtime = Runtime(
-            feed=lambda first: stream(shard, recipe.parallel.prefetch_batches),
+            feed=lambda first: stream(shard, blocks_ahead(recipe)),
             report=report,
             should_stop=lambda: False,
             show_progress=storage.is_remote(recipe.run_uri),
