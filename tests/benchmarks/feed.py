@@ -11,8 +11,8 @@ Everybody delivers the same tokens once, in this run, in turns; opening is not c
   (first_batch_s in the JSON); CPU seconds of all of Ray's processes.
 - "mosaicml": StreamingDataset over the same samples (py1e shuffle), in one process of its own: tokens and nothing else.
 - "mosaicml + arrays": with what a training loop needs beside them: int32 ids, shifted labels, positions, boundaries.
-Over S3 (moto's server, one Python process on the same machine): readers start with empty caches, and moto's own
-speed is the limit of the clock, so CPU seconds of the client are what can be compared.
+Over S3 readers start with empty caches. With moto's server (one Python process on the same machine) its own speed is
+the limit of the clock, so CPU seconds of the client are what can be compared; `--ceph` starts a real store instead.
 """
 
 import logging
@@ -45,6 +45,7 @@ from longspan.positions import Contiguous, LongRecipe, PositionMethod
 from tests.benchmarks.harness import Contender, Measured, Row, arguments, in_turns, rates, report, timed
 from tests.benchmarks.material import Corpus, make_corpus
 from tests.benchmarks.peer import MISSING, Peer, open_peer
+from tests.reliability import real_store
 from tests.s3 import clean_environment, new_bucket, raw_client, serve_moto
 
 TARGET = 131_072
@@ -254,12 +255,22 @@ def local_bench(num_tokens: int, sample_length: int, python: str | None) -> Iter
 
 
 @contextmanager
-def s3_bench(num_tokens: int, sample_length: int, python: str | None) -> Iterator[Bench]:
-    """The same in a bucket, in objects of 8 MB at most: moto copies a whole object for every range of it."""
-    with serve_moto() as url, pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+def object_store(ceph: Path | None) -> Iterator[tuple[str, str]]:
+    """URL of a store and a new bucket in it: moto's, or a real one; the environment points to it."""
+    if ceph is not None:
+        with tempfile.TemporaryDirectory() as work, real_store.running(ceph.absolute(), Path(work), 7480) as store:
+            yield f"http://127.0.0.1:{store.port}", store.bucket
+        return
+    with serve_moto() as url, pytest.MonkeyPatch.context() as patch:
         clean_environment(patch, url)
+        yield url, new_bucket(url)
+
+
+@contextmanager
+def s3_bench(num_tokens: int, sample_length: int, python: str | None, ceph: Path | None = None) -> Iterator[Bench]:
+    """The same in a bucket, in objects of 8 MB at most: moto copies a whole object for every range of it."""
+    with object_store(ceph) as (url, bucket), tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "S3_ENDPOINT_URL": url}
-        bucket = new_bucket(url)
         corpus = make_corpus(bucket, num_tokens, sample_length, shard_tokens=2_000_000)
         with open_peer(python, environment) as peer, empty_cache():
             if peer is not None:
@@ -280,10 +291,12 @@ def local_ray() -> Iterator[None]:
         ray.shutdown()
 
 
-def run(tiny: bool, repeats: int, python: str | None, with_ray: bool, output: Path | None) -> list[Row]:
+def run(
+    tiny: bool, repeats: int, python: str | None, with_ray: bool, output: Path | None, ceph: Path | None = None
+) -> list[Row]:
     sample_length = 256 if tiny else 8192
     sizes = {"local": sample_length * (64 if tiny else 4880), "s3": sample_length * (64 if tiny else 1220)}
-    benches: dict[str, Callable[..., Any]] = {"local": local_bench, "s3": s3_bench}
+    benches: dict[str, Callable[..., Any]] = {"local": local_bench, "s3": partial(s3_bench, ceph=ceph)}
     rows: list[Row] = []
     for store, make in benches.items():
         with make(sizes[store], sample_length, python) as bench:
@@ -303,8 +316,8 @@ def run(tiny: bool, repeats: int, python: str | None, with_ray: bool, output: Pa
 
 def main() -> None:
     pa.set_io_thread_count(os.cpu_count() or 1)
-    given = arguments(__doc__, peer=True)
-    run(given.tiny, given.repeats, given.peer_python, True, given.output)
+    given = arguments(__doc__, peer=True, store=True)
+    run(given.tiny, given.repeats, given.peer_python, True, given.output, given.ceph)
 
 
 if __name__ == "__main__":

@@ -124,14 +124,18 @@ def report(name: str, rows: Sequence[Row], columns: Sequence[str], output: Path 
         (output / f"{name}.json").write_text(text + "\n")
 
 
-def arguments(description: str | None, *, peer: bool = False) -> argparse.Namespace:
-    """--tiny, --output and --repeats; with `peer`, --peer-python too."""
+def arguments(description: str | None, *, peer: bool = False, store: bool = False) -> argparse.Namespace:
+    """--tiny, --output and --repeats; with `peer` --peer-python and with `store` --ceph too."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="small sizes: a check of the script, no figures")
     parser.add_argument("--output", type=Path, help="directory for the figures as JSON")
     parser.add_argument("--repeats", type=int, default=None, help="rounds that count (default 7; 2 with --tiny)")
     if peer:
         parser.add_argument("--peer-python", help="a Python with mosaicml-streaming, in an environment of its own")
+    if store:
+        parser.add_argument(
+            "--ceph", type=Path, help="scripts of a real store, as tests/reliability/real_store.py says"
+        )
     found = parser.parse_args()
     found.repeats = found.repeats or (2 if found.tiny else 7)
     return found

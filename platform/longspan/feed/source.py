@@ -13,7 +13,7 @@ from longspan.corpus.plan_table import PlanReader, read_plan_info
 from longspan.corpus.reader import MEMORY_BYTES, TokenReader
 from longspan.corpus.writer import TOKEN_BYTES
 from longspan.errors import DataError
-from longspan.feed.batch import BatchSettings, MicroBatch, Sample, make_micro_batch, spans_of
+from longspan.feed.batch import BatchSettings, MicroBatch, Sample, make_micro_batch, spans_of, split_rows
 from longspan.positions import Contiguous, LongRecipe, PoSE, PositionMethod, RandPos
 
 PLAN_FOLDER = "plan"
@@ -139,16 +139,9 @@ class Source:
         if not indices:
             return []
         batches = [self._samples(index) for index in indices]
-        offsets, lengths = spans_of([sample for samples in batches for sample in samples])
-        tokens, weight = self._reader.gather(offsets, lengths)
-        made = []
-        begin = 0
-        for samples in batches:
-            part = slice(begin, begin + sum(int(sample.lengths.sum()) for sample in samples))
-            own = (tokens[part], None if weight is None else weight[part])
-            made.append(make_micro_batch(samples, own, self._settings))
-            begin = part.stop
-        return made
+        samples = [sample for batch in batches for sample in batch]
+        row = make_micro_batch(samples, self._reader.gather(*spans_of(samples)), self._settings)
+        return split_rows(row, [batch[0].index for batch in batches])
 
     def _samples(self, index: int) -> list[Sample]:
         first = index * self._spec.micro_batch_size
