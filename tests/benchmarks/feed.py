@@ -49,7 +49,7 @@ from tests.reliability import real_store
 from tests.s3 import clean_environment, new_bucket, raw_client, serve_moto
 
 TARGET = 131_072
-SAMPLES_AT_ONCE = 16
+SAMPLES_AT_ONCE = 128
 """Micro-batches asked for together, by reader and feed alike: the size of a feed task."""
 COLUMNS = ("store", "contender", "tokens_per_s", "ratio", "tokens_per_cpu_s", "cpu_ratio", "mosaicml_ratio")
 
@@ -212,6 +212,8 @@ def s3fs_read(files: list[str], check: bool) -> Measured:
 def measure(bench: Bench, repeats: int, with_ray: bool) -> list[Row]:
     found = in_turns(contenders(bench, with_ray), repeats)
     rows = [{"store": bench.store, **row} for row in rates(found, "pyarrow")]
+    if len({(row["tokens"], row["token_sum"]) for row in rows}) != 1:
+        raise SystemExit(f"{bench.store}: not all delivered the same tokens: {rows}")
     if "mosaicml" in found:
         for row, other in zip(rows, rates(found, "mosaicml"), strict=True):
             row["mosaicml_ratio"], row["mosaicml_cpu_ratio"] = other["ratio"], other["cpu_ratio"]

@@ -1,0 +1,149 @@
+"""Parts of speech of tokens, by spaCy or NLTK where one is installed: LongRecipe's Figure 4 asks for them.
+
+A tagger is any function from a text to its words; `open_tagger` makes one of an installed library. Neither is needed
+for anything else.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longspan.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Tagger = Callable[[str], Sequence[tuple[int, int, str]]]
+"""Words of a text as (begin, end, universal part of speech), in characters and in order."""
+
+SPACE, UNKNOWN = "SPACE", "X"
+_PIECE_CHARACTERS = 50_000
+"""Taggers hold all of a text's words at once: long documents are tagged in pieces, cut at line ends where they can."""
+
+
+def open_tagger(name: str) -> Tagger:
+    """A tagger: `spacy`, `spacy:MODEL` (default en_core_web_sm) or `nltk`.
+
+    Raises:
+        ConfigError: another name, or the library or its data is not installed; says what to install.
+    """
+    library, _, model = name.partition(":")
+    if library == "spacy":
+        return _spacy(model or "en_core_web_sm")
+    if library == "nltk" and not model:
+        return _nltk()
+    raise ConfigError(f"impact: tagger '{name}': must be spacy, spacy:MODEL or nltk")
+
+
+def _spacy(model: str) -> Tagger:
+    try:
+        import spacy
+    except ImportError:
+        raise ConfigError(
+            "impact: tagger spacy: spaCy is not installed; pip install spacy, then python -m spacy download"
+            f" {model}. Statistics by token type need no tagger"
+        ) from None
+    try:
+        pipeline: Any = spacy.load(model, exclude=["ner", "lemmatizer"])
+    except (OSError, ImportError):
+        raise ConfigError(
+            f"impact: tagger spacy: its model {model} is not installed; python -m spacy download {model}"
+        ) from None
+
+    def tag(text: str) -> list[tuple[int, int, str]]:
+        return [(word.idx, word.idx + len(word), word.pos_ or UNKNOWN) for word in pipeline(text)]
+
+    return tag
+
+
+def _nltk() -> Tagger:
+    try:
+        import nltk
+    except ImportError:
+        raise ConfigError(
+            "impact: tagger nltk: NLTK is not installed; pip install nltk. Statistics by token type need no tagger"
+        ) from None
+    splitter, plain_splitter = nltk.NLTKWordTokenizer(), nltk.WordPunctTokenizer()
+
+    def tag(text: str) -> list[tuple[int, int, str]]:
+        try:
+            spans = list(splitter.span_tokenize(text))
+        except ValueError:  # it rewrites quotes, and does not always find them again
+            spans = list(plain_splitter.span_tokenize(text))
+        words = [text[begin:end] for begin, end in spans]
+        try:
+            tags = [kind for _, kind in nltk.pos_tag(words, tagset="universal")]
+        except LookupError:
+            raise ConfigError(
+                "impact: tagger nltk: its data is not installed; python -m nltk.downloader"
+                " averaged_perceptron_tagger_eng universal_tagset"
+            ) from None
+        return [(begin, end, _UNIVERSAL.get(kind, kind)) for (begin, end), kind in zip(spans, tags, strict=True)]
+
+    tag("The data is there.")
+    return tag
+
+
+_UNIVERSAL = {".": "PUNCT", "CONJ": "CCONJ", "PRT": "PART"}
+"""NLTK's twelve universal tags under the names of the later seventeen, which spaCy has and the paper uses."""
+
+
+def token_tags(
+    tokens: NDArray[np.integer], tokenizer: "PreTrainedTokenizerBase", is_text: NDArray[np.bool_], tagger: Tagger
+) -> list[str] | None:
+    """The part of speech of every token of a document: that of the word in which its first character other than space
+    lies; SPACE for tokens of space, X for those of no word and those that are no text.
+
+    Args:
+        tokens: [num_tokens].
+        is_text: bool [vocab_size], False for special and needle tokens, which taggers are not shown.
+
+    Returns:
+        [num_tokens], or None where the text of the tokens does not give these tokens again, so that their places in it
+        are not known (a tokenizer that normalises, or a document cut inside a character).
+    """
+    tags: list[str] = []
+    shown = is_text[tokens]
+    edges = np.flatnonzero(np.diff(shown)) + 1
+    for run, is_shown in zip(np.split(tokens, edges), shown[np.append(0, edges)], strict=True):
+        if not is_shown:
+            tags += [UNKNOWN] * run.size
+            continue
+        text = str(tokenizer.decode(run.tolist(), clean_up_tokenization_spaces=False))
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        if encoded["input_ids"] != run.tolist():
+            return None
+        words = [word for piece in _pieces(text) for word in _tagged(text, piece, tagger)]
+        begins = [word[0] for word in words]
+        tags += [_tag_at(text, begin, end, words, begins) for begin, end in encoded["offset_mapping"]]
+    return tags
+
+
+def _tagged(text: str, piece: tuple[int, int], tagger: Tagger) -> Iterator[tuple[int, int, str]]:
+    begin, end = piece
+    yield from ((begin + first, begin + last, kind) for first, last, kind in tagger(text[begin:end]))
+
+
+def _pieces(text: str) -> Iterator[tuple[int, int]]:
+    begin = 0
+    while begin < len(text):
+        end = min(begin + _PIECE_CHARACTERS, len(text))
+        if end < len(text):
+            line_end = text.rfind("\n", begin, end) + 1
+            end = line_end or text.rfind(" ", begin, end) + 1 or end
+        yield begin, end
+        begin = end
+
+
+def _tag_at(text: str, begin: int, end: int, words: list[tuple[int, int, str]], begins: list[int]) -> str:
+    visible = re.compile(r"\S").search(text, begin, end)
+    if visible is None:
+        return SPACE
+    place = bisect_right(begins, visible.start()) - 1
+    if place < 0 or words[place][1] <= visible.start():
+        return UNKNOWN
+    return words[place][2]

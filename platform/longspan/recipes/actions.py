@@ -1,0 +1,92 @@
+"""What a pipeline does to models: train, merge, evaluate. `run` takes these as arguments and knows no Ray itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longspan import storage
+from longspan.config.pipeline import MergeStage
+from longspan.config.recipe import Recipe
+from longspan.errors import ConfigError
+
+_MODEL_FILES = ("*.json", "*.safetensors", "tokenizer*", "*.jinja", "merges.txt", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class Actions:
+    """The three things that a stage may do.
+
+    Attributes:
+        train: a recipe to its end; returns its summary, with `finished` False where it was asked to stop.
+        merge: the models at two URIs into the directory at a third, as the stage says; returns what came of it.
+        evaluate: the model at a URI, asked what a recipe's `evaluate` says on its `data.manifest`; returns the answers
+            of `evaluate.run.evaluate_model`.
+    """
+
+    train: Callable[[Recipe], dict[str, Any]]
+    merge: Callable[[MergeStage, str, str, str], dict[str, Any]]
+    evaluate: Callable[[str, Recipe], dict[str, Any]]
+
+
+def real_actions() -> Actions:
+    """The actions of `longspan run`."""
+    return Actions(_train, _merge, evaluate_stage)
+
+
+def _train(recipe: Recipe) -> dict[str, Any]:
+    from longspan.launch.run import train
+
+    return train(recipe)
+
+
+def _merge(stage: MergeStage, a: str, b: str, output: str) -> dict[str, Any]:
+    from longspan.merge import merge_checkpoints
+
+    return merge_checkpoints(a, b, output, weight=stage.weight, rope=stage.rope, dtype=stage.dtype)
+
+
+def evaluate_stage(model: str, recipe: Recipe) -> dict[str, Any]:
+    """The model's answers to `recipe.evaluate`, here or, where the recipe trains on Ray, as a task of its cluster.
+
+    Raises:
+        ConfigError, DataError, LaunchError: as `evaluate.run.evaluate_model` and `launch.cluster.connect`.
+    """
+    from longspan.evaluate.run import evaluate_model, settings_of
+
+    manifest, settings = storage.absolute(recipe.data.manifest), settings_of(recipe)
+    if recipe.parallel.launch == "local":
+        return evaluate_model(model, manifest, settings)
+    import ray
+
+    from longspan.launch.cluster import connect, wants_gpu
+
+    connect(recipe)
+    task = ray.remote(evaluate_model).options(num_cpus=1, num_gpus=1 if wants_gpu(recipe) else 0)
+    result: dict[str, Any] = ray.get(task.remote(model, manifest, settings))
+    return result
+
+
+def is_directory(path: str) -> bool:
+    """Whether the path is a directory here or in a store, and not the name of a model on the hub."""
+    return storage.is_remote(path) or Path(path).is_dir()
+
+
+def base_directory(path: str, revision: str | None) -> str:
+    """Where the pipeline's base model lies: `path` itself where it is a directory, else the hub's copy of it.
+
+    Raises:
+        ConfigError: it is neither a directory nor a model that the hub gives.
+    """
+    if is_directory(path):
+        return storage.absolute(path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return str(snapshot_download(path, revision=revision, allow_patterns=list(_MODEL_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"base: '{path}' is neither a directory nor a model that can be fetched from the hub ({reason})"
+        ) from None

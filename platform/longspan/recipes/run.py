@@ -1,0 +1,179 @@
+"""A pipeline from its first stage to its last. Every stage leaves a folder OUTPUT/NN-NAME with its recipe, checkpoint,
+metrics, report and stage.json; what is finished is not done again, what was interrupted goes on.
+
+`longspan run` and `jobs/train.py` call `run_pipeline`.
+"""
+
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from longspan import storage
+from longspan.config.pipeline import BASE, CHECKPOINT, MergeStage, Pipeline, Stage, TrainStage, show_pipeline
+from longspan.config.recipe import Evaluate, Recipe
+from longspan.errors import ConfigError
+from longspan.recipes.actions import Actions, base_directory, is_directory, real_actions
+from longspan.recipes.plan import (
+    Record,
+    Step,
+    evaluation_mark,
+    inputs_of,
+    plan_stages,
+    read_record,
+    record_values,
+    stage_marks,
+)
+from longspan.recipes.summary import stage_summary, write_stage_report, write_summary
+
+RECORD_FILE = "stage.json"
+BASE_FILE = "base.json"
+PIPELINE_FILE = "pipeline.yaml"
+_FOLDER = re.compile(r"^\d\d-")
+Say = Callable[[str], None]
+
+
+def run_pipeline(pipeline: Pipeline, say: Say | None = None, actions: Actions | None = None) -> dict[str, Any]:
+    """Run what is not done yet; returns OUTPUT/summary.json, beside which lies OUTPUT/report.html.
+
+    `summary["finished"]` is False where a signal stopped a stage: the same call goes on.
+
+    Args:
+        say: takes lines of text, one or two a stage.
+        actions: what trains, merges and evaluates; `real_actions` when left out.
+
+    Raises:
+        ConfigError: a stage there does not fit the pipeline (see `plan.plan_stages`); what a stage itself finds wrong.
+        LongspanError: as training, merging and evaluation do.
+    """
+    say, actions = say or (lambda line: None), actions or real_actions()
+    pipeline = replace(pipeline, output=storage.absolute(pipeline.output))
+    found = read_records(pipeline.output)
+    steps = plan_stages(pipeline, found)
+    storage.write_text(storage.join(pipeline.output, PIPELINE_FILE), show_pipeline(pipeline))
+    base = _base_answers(pipeline, actions, say)
+    records = {record.name: record for record in found.values()}
+    for step in steps:
+        record = _do(pipeline, step, records, actions, say)
+        records[step.stage.name] = record
+        if not record.made:
+            say(f"{step.stage.name}: stopped; the same command goes on from there")
+            break
+    return write_summary(pipeline, base, records)
+
+
+def read_records(output: str) -> dict[str, Record]:
+    """The records of the stages in an output directory, by the name of their folder.
+
+    Raises:
+        ConfigError: a file that is no record.
+    """
+    records = {}
+    for folder in sorted(storage.list_folders(output)):
+        uri = storage.join(output, folder, RECORD_FILE)
+        if _FOLDER.match(folder) and storage.exists(uri):
+            records[folder] = read_record(storage.read_json(uri), uri)
+    return records
+
+
+def _do(pipeline: Pipeline, step: Step, records: Mapping[str, Record], actions: Actions, say: Say) -> Record:
+    """One stage made, gone on with, asked, or left as it is; its record, `made` empty where it was stopped."""
+    stage = step.stage
+    if step.action == "done":
+        record = records[stage.name]
+        say(f"{stage.name}: done already")
+    else:
+        record = _make(pipeline, step, records, actions, say)
+    if not record.made or not step.evaluate or pipeline.evaluate is None:
+        return record
+    say(f"{stage.name}: evaluating at {max(pipeline.evaluate.lengths):,} tokens and below")
+    answers = actions.evaluate(_model(pipeline, stage.name), _asked(pipeline))
+    record = replace(record, evaluation=answers, evaluated=evaluation_mark(pipeline.evaluate, record.made))
+    _write(pipeline, stage, record)
+    write_stage_report(pipeline.folder(stage), record)
+    return record
+
+
+def _make(pipeline: Pipeline, step: Step, records: Mapping[str, Record], actions: Actions, say: Say) -> Record:
+    stage = step.stage
+    began_with = {name: records[name].made if name != BASE else "" for name in inputs_of(stage)}
+    record = Record(stage.name, stage_marks(pipeline)[stage.name], began_with)
+    _write(pipeline, stage, record)
+    try:
+        result = _act(pipeline, step, actions, say)
+    except ConfigError:
+        if step.action == "run":
+            # Found before anything was begun: corrected settings are not another stage's.
+            storage.delete(storage.join(pipeline.folder(stage), RECORD_FILE))
+        raise
+    if not result.get("finished", True):
+        return record
+    record = replace(record, made=uuid.uuid4().hex, summary=stage_summary(stage, result))
+    _write(pipeline, stage, record)
+    if isinstance(stage, MergeStage):
+        write_stage_report(pipeline.folder(stage), record)
+    return record
+
+
+def _act(pipeline: Pipeline, step: Step, actions: Actions, say: Say) -> dict[str, Any]:
+    stage = step.stage
+    if isinstance(stage, TrainStage):
+        say(f"{stage.name}: {'going on' if step.action == 'resume' else 'training'}, {stage.recipe.train.steps} steps")
+        return actions.train(_located(pipeline, stage))
+    say(f"{stage.name}: merging {stage.a} and {stage.b}")
+    target = storage.join(pipeline.folder(stage), CHECKPOINT)
+    if step.action == "resume":
+        # Half of an upload: a merge starts anew, and only into an empty place.
+        storage.delete_tree(target)
+    return actions.merge(stage, _model(pipeline, stage.a), _model(pipeline, stage.b), target)
+
+
+def _located(pipeline: Pipeline, stage: TrainStage) -> Recipe:
+    """The stage's recipe with its folder, and the checkpoint that it begins with, as absolute places."""
+    recipe = stage.recipe.model_copy(update={"output": pipeline.folder(stage)})
+    if stage.start in (None, BASE):
+        return recipe
+    model = recipe.model.model_copy(update={"path": _model(pipeline, stage.start or "")})
+    return recipe.model_copy(update={"model": model})
+
+
+def _model(pipeline: Pipeline, name: str) -> str:
+    """Directory of the model of a stage, or of the base."""
+    if name == BASE:
+        return base_directory(pipeline.base, pipeline.revision)
+    stage = next(stage for stage in pipeline.stages if stage.name == name)
+    return storage.join(pipeline.folder(stage), CHECKPOINT)
+
+
+def _asked(pipeline: Pipeline) -> Recipe:
+    """The same for every model, so that they can be compared: precision and place are the first train stage's."""
+    assert pipeline.evaluate is not None
+    # There is one: a merge needs two models, and the pipeline begins with one.
+    recipe = next(stage.recipe for stage in pipeline.stages if isinstance(stage, TrainStage))
+    asked = Evaluate(**pipeline.evaluate.model_dump(exclude={"manifest", "base"}))
+    data = recipe.data.model_copy(update={"manifest": pipeline.evaluate.manifest})
+    return recipe.model_copy(update={"evaluate": asked, "data": data, "seed": pipeline.seed})
+
+
+def _base_answers(pipeline: Pipeline, actions: Actions, say: Say) -> dict[str, Any] | None:
+    """What the base model answers, asked once and kept in OUTPUT/base.json; None where it is not to be asked."""
+    if pipeline.evaluate is None or not pipeline.evaluate.base:
+        return None
+    mark = evaluation_mark(pipeline.evaluate, stage_marks(pipeline)[BASE].whole)
+    uri = storage.join(pipeline.output, BASE_FILE)
+    kept: dict[str, Any] = storage.read_json(uri) if storage.exists(uri) else {}
+    if kept.get("evaluated") != mark:
+        say(f"{BASE}: evaluating {pipeline.base}")
+        # A hub's name means the same on every node; a copy of it lies on this one only.
+        name = (
+            pipeline.base if pipeline.revision is None and not is_directory(pipeline.base) else _model(pipeline, BASE)
+        )
+        kept = {"evaluated": mark, "evaluation": actions.evaluate(name, _asked(pipeline))}
+        storage.write_json(uri, kept)
+    evaluation: dict[str, Any] = kept["evaluation"]
+    return evaluation
+
+
+def _write(pipeline: Pipeline, stage: Stage, record: Record) -> None:
+    storage.write_json(storage.join(pipeline.folder(stage), RECORD_FILE), record_values(record))
