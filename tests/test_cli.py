@@ -25,12 +25,16 @@ COMMANDS = {
     ("prepare",): "Tokenise a corpus",
     ("plan",): "Say what a recipe will do and cost",
     ("train",): "Train a recipe",
+    ("run",): "Run a pipeline's stages in order",
     ("evaluate",): "Needle grid and loss by position",
+    ("impact",): "Score how much far text helps",
     ("merge",): "Average two checkpoints",
+    ("compare",): "Train and ask several methods",
     ("sweep",): "Search recipe values",
     ("report",): "report.html",
     ("recipe",): "Look at recipes",
     ("recipe", "show"): "every default written out",
+    ("recipe", "stages"): "every default of every stage",
     ("recipe", "schema"): "JSON schema",
 }
 
@@ -51,6 +55,15 @@ def assert_refused(ended: "subprocess.CompletedProcess[str] | Result", *parts: s
         assert part in lines[0]
     assert (ended.exit_code if isinstance(ended, Result) else ended.returncode) == 2
     assert ended.stdout == ""
+
+
+def test_a_pipeline_is_shown_whole_and_its_mistakes_named() -> None:
+    shown = longspan("recipe", "stages", "jobs/pipelines/longrecipe-llama3-8b-80k.yaml")
+    assert [stage["type"] for stage in yaml.safe_load(shown.stdout)["stages"]] == ["train", "train", "merge"]
+    wrong = "stages.0.train.steps=many"
+    assert_refused(
+        longspan("run", "jobs/pipelines/longrecipe-llama3-8b-80k.yaml", "--set", wrong), "stages.0.train.steps"
+    )
 
 
 def test_help_of_every_command_loads_nothing_heavy() -> None:

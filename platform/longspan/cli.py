@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,10 +17,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True, rich_markup_mode=None)
+recipe_app = typer.Typer(help="Look at recipes and pipelines.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
 
 RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")]
+PipelinePath = Annotated[str, typer.Argument(metavar="PIPELINE", help="Stages in order, a YAML file.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="section.key=value", help="Override one value; may be repeated.")
 ]
@@ -114,6 +115,21 @@ def train(recipe: RecipePath, overrides: Overrides = None, output: Output = None
         typer.echo(f"{loaded.run_uri}/report.html")
 
 
+@app.command("run")
+def run_stages(pipeline: PipelinePath, overrides: Overrides = None, output: Output = None) -> None:
+    """Run a pipeline's stages in order (extend, replay, fine-tune, merge); those that are done are not run again."""
+    with _plain_errors():
+        from longspan.config.pipeline import load_pipeline
+        from longspan.observe.tables import results_table
+        from longspan.recipes.run import run_pipeline
+
+        summary = run_pipeline(load_pipeline(pipeline, overrides or [], output), typer.echo)
+        _print(results_table(summary))
+        if not summary["finished"]:
+            typer.echo("longspan: stopped; the same command goes on from there", err=True)
+            raise typer.Exit(130)
+
+
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hugging Face model directory or hub name.")],
@@ -139,6 +155,43 @@ def evaluate(
 
 
 @app.command()
+def impact(
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="Prepared corpus, the directory of its manifest.")],
+    model: Annotated[str, typer.Option(metavar="MODEL", help="The model that sees the whole text.")],
+    output: Annotated[str, typer.Option("--output", metavar="DIR", help="Where scores and statistics are written.")],
+    window: Annotated[int, typer.Option(help="Tokens that the model sees at most.")],
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Model to compare with (LongRecipe's impactful tokens).")
+    ] = None,
+    short_prefix: Annotated[
+        int | None, typer.Option(metavar="N", help="Compare with N tokens of text before a token (LongCE).")
+    ] = None,
+    sources: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME,...", help="Sources to score; all if left out.")
+    ] = None,
+    tagger: Annotated[
+        str | None, typer.Option(metavar="spacy|nltk", help="Statistics by part of speech too; must be installed.")
+    ] = None,
+    actors: Annotated[int, typer.Option(help="Ray actors, each with its models; 0 is automatic.")] = 0,
+    address: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to use.")] = None,
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type of the models' weights.")] = "bfloat16",
+) -> None:
+    """Score how much far text helps each token; for sentence selection and LongCE weights of recipes."""
+    with _plain_errors():
+        from longspan.corpus.impact.settings import ScoreSettings
+        from longspan.launch.impact import describe, render_statistics, score
+
+        chosen = tuple(sources.split(",")) if sources else None
+        settings = ScoreSettings(model, window, base, short_prefix, sources=chosen, dtype=dtype)
+        try:
+            score(corpus, output, settings, actors=actors, address=address)
+        except KeyboardInterrupt:
+            typer.echo("longspan: interrupted; the same command goes on from the parts that are done", err=True)
+            raise typer.Exit(130) from None
+        _print(render_statistics(describe(corpus, output, tagger=tagger)))
+
+
+@app.command()
 def merge(
     a: Annotated[str, typer.Argument(metavar="A", help="First checkpoint, for example the original model.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Second checkpoint, for example the extended model.")],
@@ -159,6 +212,25 @@ def merge(
         typer.echo(
             f"{output}: {result['tensors']} tensors, {result['parameters']:,} parameters, RoPE of {result['rope']}"
         )
+
+
+@app.command()
+def compare(
+    comparison: Annotated[str, typer.Argument(metavar="COMPARE", help="Comparison, a YAML file (see jobs/compare/).")],
+    overrides: Overrides = None,
+    output: Output = None,
+) -> None:
+    """Train and ask several methods on one base, corpus and budget; writes the table, plots and verdicts on claims."""
+    with _plain_errors():
+        from longspan.compare.run import run_comparison
+        from longspan.config.compare import load_comparison
+
+        loaded = load_comparison(comparison, _overrides(overrides, output))
+        try:
+            run_comparison(loaded, typer.echo)
+        except KeyboardInterrupt:
+            typer.echo("longspan: interrupted; the same command goes on with the runs that are not finished", err=True)
+            raise typer.Exit(130) from None
 
 
 @app.command()
@@ -190,6 +262,15 @@ def recipe_show(recipe: RecipePath, overrides: Overrides = None) -> None:
         from longspan.config.load import load_recipe, to_yaml
 
         typer.echo(to_yaml(load_recipe(recipe, overrides or [])), nl=False)
+
+
+@recipe_app.command("stages")
+def recipe_stages(pipeline: PipelinePath, overrides: Overrides = None) -> None:
+    """Print a pipeline with every default of every stage written out."""
+    with _plain_errors():
+        from longspan.config.pipeline import load_pipeline, show_pipeline
+
+        typer.echo(show_pipeline(load_pipeline(pipeline, overrides or [])), nl=False)
 
 
 @recipe_app.command("schema")

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from longspan import storage
+from longspan.corpus.impact.manifest import ImpactManifest
+from longspan.corpus.impact.parts import Unit
+from longspan.corpus.impact.settings import ScoreSettings
 from longspan.errors import DataError, LaunchError
-from longspan.impact.manifest import ImpactManifest
 from longspan.impact.on_ray import ray_runner
-from longspan.impact.parts import Unit
 from longspan.impact.run import Done, DoUnit, score_corpus
-from longspan.impact.settings import ScoreSettings
 from tests.tiny import tiny_model_directory
 
 pytestmark = pytest.mark.ray

@@ -120,7 +120,7 @@ def test_every_sample_once_while_a_twentieth_of_the_requests_fails(
     idle_proxy: FaultProxy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Plan, shards, checkpoints and results pass through a store that answers badly in six ways, on driver and workers."""
+    """Plan, shards, checkpoints and results pass through a store that fails in six ways, on driver and workers."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", idle_proxy.url)
     monkeypatch.setenv("LONGSPAN_READ_TIMEOUT_S", "2")
     shares = {"503": 0.01, "reset": 0.01, "lost": 0.01, "truncate": 0.01, "slow": 0.005, "stall": 0.005}

@@ -190,6 +190,7 @@ DECIDES = {
     "model.weights": "random",
     "model.dtype": "bfloat16",
     "model.drop_sliding_window": True,
+    "model.lora": {"rank": 4},
     "model.trust_remote_code": True,
     "rope.type": "dynamic_ntk",
     "rope.theta": 3.0,
@@ -199,6 +200,11 @@ DECIDES = {
     "rope.beta_slow": 2.0,
     "rope.low_freq_factor": 2.0,
     "rope.high_freq_factor": 5.0,
+    "rope.attention_factor": 1.5,
+    "rope.long_factor": (1.0, 2.0),
+    "rope.short_factor": (1.0, 1.5),
+    "rope.critical_dimension": 3,
+    "rope.mixed_window": True,
     "data.manifest": "other",
     "data.sample_length": 64,
     "data.target_length": 512,
@@ -211,10 +217,17 @@ DECIDES = {
     "data.shuffle": False,
     "data.shuffle_tokens": 1000,
     "data.document_mask": False,
+    "data.selection": {"mode": "uniform", "from_length": 64},
+    "data.loss_weighting": {"scores": "scores"},
     "positions.type": "pose",
     "positions.variant": "bounded",
     "positions.min_segments": 3,
+    "positions.segments": "paragraph",
     "positions.num_chunks": 3,
+    "positions.last_chunk": "suffix",
+    "positions.sigma": 2.0,
+    "positions.window": 64,
+    "positions.num_sinks": 3,
     "train.steps": 5,
     "train.global_batch_size": 8,
     "train.learning_rate": 1.0,
@@ -274,8 +287,10 @@ def changed(path: str, value: Any) -> Recipe:
     recipe = parse(Recipe, BASE, "base")
     if not sections:
         return recipe.model_copy(update={field: value})
-    if path in ("data.mix", "data.upsample"):
-        return parse(Recipe, {**BASE, "data": {**BASE["data"], field: value}}, "base")
+    if isinstance(value, dict) or path == "data.mix":
+        section = sections[0]
+        if len(sections) == 1:
+            return parse(Recipe, {**BASE, section: {**BASE[section], field: value}}, "base")
     return _with(recipe, sections, field, value)
 
 

@@ -68,9 +68,26 @@ BY_OVERRIDE = [
     # words of a choice
     (
         "positions.type=yarn",
-        "positions.type: input should be 'contiguous', 'longrecipe', 'pose' or 'randpos', not '",
+        "positions.type: input should be 'contiguous', 'longrecipe', 'pose', 'randpos', 'cream' or 'e2llm', not '",
     ),
-    ("positions.num_chunks=0", "positions.num_chunks: input should be greater than or equal to 1"),
+    ("positions={type: pose, num_chunks: 0}", "positions.num_chunks: input should be greater than or equal to 1"),
+    (
+        "positions={type: pose, last_chunk: top}",
+        "positions.last_chunk: input should be 'random' or 'suffix', not 'top'",
+    ),
+    ("positions.segments=word", "positions.segments: input should be 'sentence' or 'paragraph', not 'word'"),
+    ("positions={type: cream, sigma: .nan}", "positions.sigma: input should be"),
+    ("positions={type: cream, sigma: 0}", "positions.sigma: input should be greater than 0, not 0"),
+    ("positions={type: e2llm, window: 64, num_sinks: 0}", "positions.num_sinks: input should be greater than 0"),
+    ("positions.type=e2llm", "positions: type 'e2llm' needs 'window', the model's own window in tokens"),
+    ("positions.num_chunks=2", "positions: 'num_chunks' has no meaning for type 'longrecipe'; it belongs to ['pose']"),
+    ("positions.last_chunk=suffix", "positions: 'last_chunk' has no meaning for type 'longrecipe'"),
+    ("positions.sigma=2", "positions: 'sigma' has no meaning for type 'longrecipe'; it belongs to ['cream']"),
+    ("positions.window=64", "positions: 'window' has no meaning for type 'longrecipe'; it belongs to ['e2llm']"),
+    ("positions.num_sinks=4", "positions: 'num_sinks' has no meaning for type 'longrecipe'"),
+    ("positions={type: pose, variant: bounded}", "positions: 'variant' has no meaning for type 'pose'"),
+    ("positions={type: randpos, segments: sentence}", "positions: 'segments' has no meaning for type 'randpos'"),
+    ("positions={type: contiguous, min_segments: 7}", "positions: 'min_segments' has no meaning for type 'contig"),
     ("model.dtype=float16", "model.dtype: input should be 'float32' or 'bfloat16', not 'float16'"),
     ("tracking.wandb=on", "tracking.wandb: input should be 'off', 'online' or 'offline', not True"),
     ("train.schedule=step", "train.schedule: input should be 'constant', 'cosine', 'linear' or 'wsd', not 'step'"),
@@ -269,7 +286,8 @@ BY_CORPUS_OVERRIDE = [
     ("sources.0.max_bytes=-5", "sources.0.max_bytes: input should be greater than 0, not -5"),
     (
         "sources.0.type=csv",
-        "sources.0.type: input should be one of 'text', 'jsonl', 'parquet', 'arrow', 'needles', not 'csv'",
+        "sources.0.type: input should be one of 'text', 'jsonl', 'parquet', 'arrow', 'needles', 'synl', 'interleaved',"
+        " 'chat', not 'csv'",
     ),
     ("sources.0.name=a/b", "sources.0.name: string should match pattern"),
     ("sources.1.name=books", "sources: names must differ, not ['books', 'books', 'needles']"),
@@ -279,6 +297,46 @@ BY_CORPUS_OVERRIDE = [
     ("sources.2.fill=[0.1, 2]", "sources.2.fill.1: input should be less than or equal to 1, not 2"),
     ("sources.2.query_fraction=.nan", "sources.2.query_fraction: input should be"),
     ("sources.2.length=0", "sources.2.length: input should be greater than 0, not 0"),
+    *(
+        (f"sources.2={{name: made, {given}}}", message)
+        for given, message in (
+            ("type: synl, documents: 5", "sources.2.lengths: required, but not given"),
+            ("type: synl, documents: 5, lengths: []", "sources.2: 'lengths' must name one or more"),
+            (
+                "type: synl, documents: 5, lengths: [9, 9]",
+                "sources.2: 'lengths' must name one or more, each once, not [9, 9]",
+            ),
+            ("type: synl, documents: 5, lengths: [9], formats: [xml]", "sources.2.formats.0: input should be 'csv'"),
+            (
+                "type: synl, documents: 5, lengths: [9], kinds: [sum]",
+                "sources.2: 'questions' is 8; it must be at most 1",
+            ),
+            (
+                "type: synl, documents: 5, lengths: [9], split: test",
+                "sources.2.split: input should be 'train' or 'eval'",
+            ),
+            ("type: interleaved, text_source: books", "sources.2.window: required, but not given"),
+            (
+                "type: interleaved, text_source: books, window: 1",
+                "sources.2.window: input should be greater than or equal",
+            ),
+            (
+                "type: interleaved, text_source: made, window: 9",
+                "sources.2.text_source: 'made' is none of ['books', 'lines']",
+            ),
+            (
+                "type: interleaved, text_source: books, window: 9, chunks: [3, 2]",
+                "sources.2: 'chunks' is [3, 2]; the least",
+            ),
+            (
+                "type: interleaved, text_source: books, window: 9, chunks: 0",
+                "sources.2.chunks: input should be greater",
+            ),
+            ("type: chat, paths: [a], longer: keep", "sources.2.longer: input should be 'drop', 'turns' or 'cut'"),
+            ("type: chat, paths: [a], messages_feild: x", "sources.2.messages_feild: unknown key; did you mean"),
+        )
+    ),
+    ("sources=[{type: chat, name: t, paths: [a]}]", "tokenizer: 'train_vocab_size' needs a source of texts"),
     ("tokenizer={}", "tokenizer: give either 'path' (an existing tokenizer) or 'train_vocab_size' (train one here)"),
     ("tokenizer.path=gpt2", "tokenizer: give either 'path'"),
     ("tokenizer={path: gpt2, needle_tokens: true}", "tokenizer: 'needle_tokens' needs 'train_vocab_size'"),

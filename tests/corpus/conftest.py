@@ -5,10 +5,14 @@ import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from longspan import storage
 from longspan.config.corpus import Corpus
-from longspan.corpus.manifest import Manifest
+from longspan.corpus.manifest import Manifest, load_manifest
 from longspan.corpus.prepare import prepare
 
 WORDS = ["the", "a", "model", "reads", "long", "context", "window", "token", "position", "attention", "we", "it", "of"]
@@ -43,6 +47,27 @@ def corpus_config(folder: Path, output: str | Path, **changes: Any) -> Corpus:
         "shard_tokens": 2500,
     }
     return Corpus.model_validate({**values, **changes})
+
+
+def rows_of(uri: str, source: str) -> list[dict[str, Any]]:
+    """The source's documents, by a plain Parquet reader."""
+    shards = [shard.file for shard in load_manifest(uri).shards if shard.source == source]
+    return [row for file in shards for row in pq.read_table(pa.BufferReader(read(uri, file))).to_pylist()]
+
+
+def documents_of(uri: str, source: str) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    return [
+        (np.array(row["tokens"], np.uint32), np.array(row["loss_weight"]) if "loss_weight" in row else None)
+        for row in rows_of(uri, source)
+    ]
+
+
+def read(uri: str, name: str) -> bytes:
+    return storage.read_bytes(storage.join(uri, name))
+
+
+def contents(uri: str) -> dict[str, bytes]:
+    return {name: read(uri, name) for name in storage.list_files(uri)}
 
 
 class Prepared(NamedTuple):

@@ -22,31 +22,19 @@ from longspan.corpus.tokenizer import open_tokenizer
 from longspan.corpus.units import Unit, list_units
 from longspan.corpus.work import UnitResult
 from longspan.errors import ConfigError, DataError
-from tests.corpus.conftest import Prepared, corpus_config, sentences, write_texts
+from tests.corpus.conftest import (
+    Prepared,
+    contents,
+    corpus_config,
+    documents_of,
+    read,
+    rows_of,
+    sentences,
+    write_texts,
+)
 
 SMALL_UNITS = {"unit_bytes": 2500}
 """Of the corpus of conftest: seven units of text, six of lines and four of needles."""
-
-
-def rows_of(uri: str, source: str) -> list[dict[str, Any]]:
-    """The source's documents, by a plain Parquet reader."""
-    shards = [shard.file for shard in load_manifest(uri).shards if shard.source == source]
-    return [row for file in shards for row in pq.read_table(pa.BufferReader(read(uri, file))).to_pylist()]
-
-
-def documents_of(uri: str, source: str) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    return [
-        (np.array(row["tokens"], np.uint32), np.array(row["loss_weight"]) if "loss_weight" in row else None)
-        for row in rows_of(uri, source)
-    ]
-
-
-def read(uri: str, name: str) -> bytes:
-    return storage.read_bytes(storage.join(uri, name))
-
-
-def contents(uri: str) -> dict[str, bytes]:
-    return {name: read(uri, name) for name in storage.list_files(uri)}
 
 
 def test_every_text_is_one_document_between_bos_and_eos(prepared: Prepared) -> None:
@@ -376,7 +364,7 @@ def test_a_unit_without_a_usable_document_is_no_mistake(prepared: Prepared, tmp_
 
 
 def test_needles_take_the_first_text_only(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longspan.corpus.work.NEEDLE_TEXT_TOKENS", 200)
+    monkeypatch.setattr("longspan.corpus.documents.NEEDLE_TEXT_TOKENS", 200)
     monkeypatch.setattr("longspan.corpus.combine.NEEDLE_TEXT_TOKENS", 200)
     sources: list[dict[str, Any]] = corpus_config(prepared.folder, "x").model_dump()["sources"]
     sources[0]["pure_text_share"] = 1.0

@@ -11,6 +11,7 @@ from longspan.corpus.synthesis.needles import NeedleVocabulary
 from longspan.corpus.tokenizer import (
     copy_tokenizer,
     encode,
+    encode_with_offsets,
     load_tokenizer,
     needle_vocabulary,
     open_tokenizer,
@@ -57,6 +58,18 @@ def test_texts_are_encoded_in_order_over_batches(tokenizer: Any, monkeypatch: py
     monkeypatch.setattr("longspan.corpus.tokenizer._BATCH_CHARACTERS", 40)
     assert [ids.tolist() for ids in encode(tokenizer, texts)] == expected
     assert [tokenizer.decode(ids) for ids in expected] == texts
+
+
+def test_offsets_lie_end_to_end_and_marks_stay_text(tokenizer: Any) -> None:
+    text = "gr\u00fc\u00dfe <|eos|> 12,5 \u2713 the\n end "
+    tokens, offsets = encode_with_offsets(tokenizer, text)
+    assert tokens.tolist() == next(encode(tokenizer, [text])).tolist()
+    assert tokenizer.eos_token_id not in tokens
+    assert offsets[0, 0] == 0
+    assert offsets[-1, 1] == len(text)
+    # Several tokens of one character share its place.
+    assert ((offsets[1:, 0] == offsets[:-1, 1]) | (offsets[1:] == offsets[:-1]).all(axis=1)).all()
+    assert [part.shape for part in encode_with_offsets(tokenizer, "")] == [(0,), (0, 2)]
 
 
 def test_fast_and_slow_ways_give_the_same_tokens(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longspan.config.corpus import Corpus
-from longspan.corpus.units import Piece, _groups, list_units
+from longspan.config.corpus import Corpus, InterleavedSource
+from longspan.corpus.manifest import ShardInfo
+from longspan.corpus.units import Piece, _groups, list_units, window_units
+from longspan.errors import DataError
 
 
 def corpus(source: dict[str, Any], unit_bytes: int) -> Corpus:
@@ -83,6 +86,16 @@ def test_synthetic_documents_are_cut_by_their_tokens(tmp_path: Path) -> None:
         assert sum(unit.num_bytes for unit in units) == 7 * 400
 
 
+def test_tables_are_cut_by_their_mean_length_and_windows_come_later() -> None:
+    tables = {"type": "synl", "name": "t", "documents": 7, "lengths": [100, 301]}
+    windows = {"type": "interleaved", "name": "w", "text_source": "a", "window": 9}
+    values = {"output": "x", "tokenizer": {"path": "x"}, "unit_bytes": 1608}
+    sources = [tables, windows, {"name": "a", "paths": [__file__]}]
+    units = list_units(Corpus.model_validate({**values, "sources": sources}))
+    assert [unit.documents for unit in units["t"]] == [(0, 2), (2, 4), (4, 6), (6, 7)]
+    assert units["w"] == []
+
+
 def test_names_sort_as_numbers_however_many_units_there_are() -> None:
     values = {"output": "x", "tokenizer": {"path": "x"}, "unit_bytes": 1}
     needles = {"type": "needles", "name": "n", "text_source": "a", "length": 1, "documents": 100_001}
@@ -90,3 +103,36 @@ def test_names_sort_as_numbers_however_many_units_there_are() -> None:
     names = [unit.name for unit in list_units(config)["n"]]
     assert (names[0], names[-1]) == ("n-000000", "n-100000")
     assert sorted(names) == names
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 40)), min_size=1),
+    window=st.integers(2, 20),
+    num_bos=st.integers(0, 1),
+    unit_bytes=st.integers(1, 300),
+)
+def test_windows_lie_in_the_shards_of_their_unit(
+    sizes: list[tuple[int, int]], window: int, num_bos: int, unit_bytes: int
+) -> None:
+    """Shards of some documents each, of one token of text and more."""
+    shards = [
+        ShardInfo(str(number), "a", documents, documents * (1 + num_bos) + more, 1, "", 0)
+        for number, (documents, more) in enumerate(sizes)
+    ]
+    text = [documents + more for documents, more in sizes]
+    source = InterleavedSource(type="interleaved", name="c", text_source="a", window=window)
+    count = sum(text) // (window - num_bos)
+    if not count:
+        with pytest.raises(DataError, match=rf"source c: text of a: {sum(text)} tokens do not fill a window"):
+            window_units(source, shards, num_bos, unit_bytes)
+        return
+    units = window_units(source, shards, num_bos, unit_bytes)
+    assert [number for unit in units for number in range(*unit.documents)] == list(range(count))
+    for unit in units:
+        numbers = [int(shard.file) for shard in unit.text]
+        before = sum(text[: numbers[0]])
+        begin, end = (number * (window - num_bos) for number in unit.documents)
+        assert numbers == list(range(numbers[0], numbers[-1] + 1))
+        assert before + unit.text_begin == begin < before + text[numbers[0]]
+        assert before + sum(text[numbers[0] : numbers[-1]]) < end <= before + sum(text[n] for n in numbers)
+        assert end - begin <= window or unit.num_bytes <= unit_bytes

@@ -10,7 +10,8 @@ import torch
 
 from longspan.errors import ConfigError
 from longspan.evaluate.grid import hidden_states
-from longspan.evaluate.opening import assert_settings, open_for_evaluation, resolve_device
+from longspan.evaluate.opening import open_for_evaluation, resolve_device
+from longspan.model.load import assert_rope
 from longspan.rope import RopeSettings, attention_scaling, inv_freq, ntk_theta
 from tests.tiny import FAMILIES, tiny_model_directory
 
@@ -72,13 +73,13 @@ def test_a_length_beyond_the_window_is_no_warning(base: str) -> None:
 def test_frequencies_that_are_not_those_asked_for_are_refused(base: str) -> None:
     model, settings = open_for_evaluation(base, dtype="float32")
     with pytest.raises(ConfigError, match="rope: the model's frequencies are not those"):
-        assert_settings(model, OVERRIDES["theta"])
+        assert_rope(model, OVERRIDES["theta"])
     model.model.rotary_emb.attention_scaling = 1.2
     with pytest.raises(ConfigError, match=r"the model scales cos and sin by 1.2, expected 1 "):
-        assert_settings(model, settings)
+        assert_rope(model, settings)
     model.bfloat16()
     with pytest.raises(ConfigError, match="must be float32"):
-        assert_settings(model, settings)
+        assert_rope(model, settings)
 
 
 def test_a_sliding_window_is_refused_or_dropped(tmp_path: Path) -> None:

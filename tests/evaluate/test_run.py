@@ -79,6 +79,21 @@ def test_results_are_json_and_whole(model: str, corpus: str) -> None:
     assert lines[-1].startswith("loss by position: 128 tokens: ")
 
 
+def test_harder_tasks_and_the_short_loss_come_on_top(model: str, corpus: str) -> None:
+    lines: list[str] = []
+    settings = dataclasses.replace(SETTINGS, tasks=("larger", "hop"), short_length=32)
+    results = evaluate_model(model, corpus, settings, report=lines.append)
+    plain = evaluate_model(model, corpus, SETTINGS)
+    assert (results["needle"], results["loss_by_position"]) == (plain["needle"], plain["loss_by_position"])
+    assert {name: grid["task"] for name, grid in results["tasks"].items()} == {"larger": "larger", "hop": "hop"}
+    assert all(grid["lengths"] == [64, 128] for grid in results["tasks"].values())
+    # As many tokens as the windows of the longest length.
+    assert (results["short_loss"]["length"], results["short_loss"]["windows"]) == (32, 16)
+    assert results["tokens"] == 3 * 3 * (64 + 128) + 4 * 128 + 16 * 32
+    assert sum(line.startswith("hop: needle grid") for line in lines) == 2
+    assert not {"tasks", "short_loss"} & set(plain)
+
+
 def test_another_rope_gives_another_loss_on_the_same_text(model: str, corpus: str) -> None:
     rope = RopeSettings("linear", 500.0, factor=2.0)
     own, other = (evaluate_model(model, corpus, dataclasses.replace(SETTINGS, rope=given)) for given in (None, rope))

@@ -18,12 +18,21 @@ from longspan.feed.batch import (
     make_micro_batch,
     spans_of,
 )
-from longspan.positions import Contiguous, LongRecipe, PoSE, PositionMethod, RandPos
+from longspan.positions import CREAM, E2LLM, Contiguous, LongRecipe, PoSE, PositionMethod, RandPos
 
 SAMPLE_LENGTH = 24
 TARGET = 500
 VOCAB = 50
-METHODS = (Contiguous(), LongRecipe(min_segments=4), LongRecipe("bounded"), PoSE(2), RandPos())
+METHODS = (
+    Contiguous(),
+    LongRecipe(min_segments=4),
+    LongRecipe("bounded"),
+    PoSE(2),
+    PoSE(3, "suffix"),
+    RandPos(),
+    CREAM(),
+    E2LLM(window=5),
+)
 ENDS_SENTENCE = np.arange(VOCAB) % 7 == 0
 
 
@@ -72,7 +81,7 @@ def batch_settings(method: PositionMethod = METHODS[1], **changes: Any) -> Batch
         "target_length": TARGET,
         "document_mask": True,
         "seed": 3,
-        "ends_sentence": ENDS_SENTENCE,
+        "ends_segment": ENDS_SENTENCE,
     }
     return BatchSettings(method=method, **{**values, **changes})
 
@@ -172,10 +181,12 @@ def one_span(index: int, offset: int = 4, length: int = SAMPLE_LENGTH) -> Sample
     return Sample(index, np.array([offset]), np.array([length], np.int32))
 
 
-@pytest.mark.parametrize("method", METHODS[1:], ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("method", METHODS[1:], ids=repr)
 def test_positions_depend_on_the_seed_and_the_sample_index(method: PositionMethod) -> None:
     def positions(index: int, seed: int) -> tuple[float, ...]:
-        return tuple(make([one_span(index)], batch_settings(method, seed=seed)).positions.tolist())
+        return tuple(
+            make([one_span(index)], batch_settings(method, seed=seed, target_length=50_000)).positions.tolist()
+        )
 
     assert positions(5, 3) == positions(5, 3)
     # The same tokens at another index, or under another seed, get other positions.

@@ -17,11 +17,11 @@ from longspan.corpus.changed import store_planned_manifest
 from longspan.corpus.manifest import load_manifest
 from longspan.corpus.plan_table import PlanReader
 from longspan.corpus.reader import TokenReader
-from longspan.errors import DataError
+from longspan.errors import ConfigError, DataError
 from longspan.feed import source as source_module
 from longspan.feed.batch import MicroBatch
 from longspan.feed.source import FeedSpec, Source, chunk_memory, feed_spec, group_indices, open_source, position_method
-from longspan.positions import Contiguous, LongRecipe, PoSE, RandPos
+from longspan.positions import CREAM, E2LLM, Contiguous, LongRecipe, PoSE, RandPos
 from tests.feed.comparing import assert_all_same, assert_same
 from tests.feed.conftest import STEPS, make_corpus, staged
 from tests.s3 import Fault, FaultProxy
@@ -43,12 +43,23 @@ def test_the_spec_says_what_the_recipe_says(recipe: Recipe, spec: FeedSpec) -> N
     [
         ({"type": "contiguous"}, Contiguous()),
         ({"type": "longrecipe", "variant": "bounded", "min_segments": 3}, LongRecipe("bounded", 3)),
+        ({"type": "longrecipe", "segments": "paragraph"}, LongRecipe(segments="paragraph")),
         ({"type": "pose", "num_chunks": 4}, PoSE(4)),
+        ({"type": "pose", "last_chunk": "suffix"}, PoSE(2, "suffix")),
         ({"type": "randpos"}, RandPos()),
+        ({"type": "cream"}, CREAM(3.0)),
+        ({"type": "cream", "sigma": 2}, CREAM(2.0)),
+        ({"type": "e2llm", "window": 64, "num_sinks": 2}, E2LLM(64, 2)),
+        ({"type": "e2llm", "window": 64}, E2LLM(64, 4)),
     ],
 )
 def test_every_method_of_a_recipe(section: dict[str, object], method: object) -> None:
     assert position_method(tiny_recipe("nowhere", positions=section)) == method
+
+
+def test_a_window_beyond_the_target_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"positions\.window is 300, above data\.target_length 256"):
+        position_method(tiny_recipe("nowhere", positions={"type": "e2llm", "window": 300}))
 
 
 def test_batches_are_the_plan_and_the_shards(spec: FeedSpec, batches: list[MicroBatch]) -> None:

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from longspan.config.corpus import Corpus
+from longspan.corpus.impact.manifest import ImpactManifest
+from longspan.corpus.impact.settings import ScoreSettings
 from longspan.corpus.manifest import Manifest, load_manifest
 from longspan.corpus.prepare import prepare
-from longspan.impact.manifest import ImpactManifest
 from longspan.impact.run import score_corpus
-from longspan.impact.settings import ScoreSettings
 from tests.corpus_files import random_documents, write_corpus
 from tests.tiny import tiny_model_directory
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from longspan.corpus.impact.settings import Machine
 from longspan.errors import ConfigError
 from longspan.impact.models import check_models, model_fingerprint, open_pair
-from longspan.impact.settings import Machine
 from tests.impact.conftest import Material
 from tests.tiny import tiny_model_directory
 

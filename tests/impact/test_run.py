@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from longspan import storage
+from longspan.corpus.impact.manifest import load_impact
+from longspan.corpus.impact.parts import Unit
+from longspan.corpus.impact.reader import ImpactReader
+from longspan.corpus.impact.settings import Machine
 from longspan.corpus.reader import TokenReader
 from longspan.errors import ConfigError, DataError
-from longspan.impact.manifest import load_impact
 from longspan.impact.models import open_pair
-from longspan.impact.parts import Unit
-from longspan.impact.reader import ImpactReader
 from longspan.impact.run import Done, DoUnit, Status, in_order, list_units, score_corpus
 from longspan.impact.scores import document_scores
-from longspan.impact.settings import Machine
 from tests.impact.conftest import LENGTHS, Material
 
 

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longspan.corpus.impact.settings import Machine
 from longspan.evaluate import grid
 from longspan.impact import scores
 from longspan.impact.models import Pair, open_pair
 from longspan.impact.scores import document_scores, document_windows, gold_values
-from longspan.impact.settings import Machine
 from tests.impact.conftest import VOCAB, Material
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from longspan.corpus.impact.reader import ImpactReader
+from longspan.corpus.impact.settings import ScoreSettings
 from longspan.corpus.manifest import load_manifest
 from longspan.corpus.reader import TokenReader
 from longspan.corpus.tokenizer import open_tokenizer
 from longspan.errors import ConfigError, DataError
 from longspan.impact.plots import plot_statistics
-from longspan.impact.reader import ImpactReader
 from longspan.impact.run import score_corpus
-from longspan.impact.settings import ScoreSettings
 from longspan.impact.statistics import ImpactStatistics, collect_statistics, write_statistics
 from longspan.impact.token_types import vocabulary_types
 from tests.impact.conftest import Material, TextMaterial

@@ -13,8 +13,8 @@ def main() -> None:
     path, last = sys.argv[1], int(sys.argv[2])
     train_step = loop.train_step
 
-    def step_or_die(engine: Any, batches: Any, world: Any, step: int, lr: float) -> Any:
-        result = train_step(engine, batches, world, step, lr)
+    def step_or_die(engine: Any, batches: Any, world: Any, step: int, *rest: Any) -> Any:
+        result = train_step(engine, batches, world, step, *rest)
         if step == last:
             os._exit(137)
         return result

@@ -8,7 +8,7 @@ import torch
 
 from longspan.config.corpus import Corpus
 from longspan.config.load import parse
-from longspan.config.recipe import Model, Rope
+from longspan.config.model import Model, Rope
 from longspan.corpus.prepare import prepare
 from longspan.launch.run import train
 from longspan.model.load import open_model

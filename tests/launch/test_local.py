@@ -149,11 +149,11 @@ def _signal_in_step(monkeypatch: pytest.MonkeyPatch, k: int, number: int) -> Non
     """Send this process the signal while it computes step `k`, once."""
     train_step = loop.train_step
 
-    def step_with_signal(engine: Any, batches: Any, world: Any, step: int, lr: float) -> Any:
+    def step_with_signal(engine: Any, batches: Any, world: Any, step: int, *rest: Any) -> Any:
         if step == k:
             monkeypatch.setattr(loop, "train_step", train_step)
             os.kill(os.getpid(), number)
-        return train_step(engine, batches, world, step, lr)
+        return train_step(engine, batches, world, step, *rest)
 
     monkeypatch.setattr(loop, "train_step", step_with_signal)
 
@@ -172,12 +172,12 @@ def test_a_second_signal_ends_at_once_and_loses_no_commit(
     recipe = make(train={"save_every": 2})
     train_step = loop.train_step
 
-    def impatient(engine: Any, batches: Any, world: Any, step: int, lr: float) -> Any:
+    def impatient(engine: Any, batches: Any, world: Any, step: int, *rest: Any) -> Any:
         if step == 4:
             send_and_wait(signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
-        return train_step(engine, batches, world, step, lr)
+        return train_step(engine, batches, world, step, *rest)
 
     monkeypatch.setattr(loop, "train_step", impatient)
     with pytest.raises(KeyboardInterrupt):

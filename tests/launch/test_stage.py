@@ -301,15 +301,29 @@ def test_what_wastes_compute_is_said_once(make: MakeRecipe, caplog: pytest.LogCa
     assert any(text.startswith("padding: ") for text in texts)
     caplog.clear()
     stage_run(recipe)
-    assert all(record.getMessage().startswith("rope: ") for record in caplog.records)
+    assert all(record.getMessage().startswith("rope.rope_theta ") for record in caplog.records)
 
 
 def test_a_base_too_low_for_the_window_is_said(make: MakeRecipe, caplog: pytest.LogCaptureFixture) -> None:
     stage_run(make(rope={"type": "keep"}, data={"target_length": 16384}))
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert "with rope_theta 500 a token 16 tokens back scores below" in record.getMessage()
+    assert "rope.rope_theta 500: a token 16 tokens back scores below" in record.getMessage()
     assert "target window of 16,384" in record.getMessage()
+
+
+def test_the_scale_of_e2llm_is_counted_from_one_window(make: MakeRecipe) -> None:
+    positions = {"type": "e2llm", "window": 32}
+    with pytest.raises(ConfigError, match=r"positions\.window: 32, but .* the model's window of 64; give that one, or"):
+        check_recipe(make(rope={"type": "e2llm"}, positions=positions))
+    config, _ = check_recipe(make(rope={"type": "e2llm", "original_max_position_embeddings": 32}, positions=positions))
+    assert config.rope_parameters == {"rope_type": "linear", "rope_theta": 500.0, "factor": 8.0}
+
+
+def test_mixed_windows_that_no_config_could_say_are_refused_before_anything_is_spent(make: MakeRecipe) -> None:
+    sections = {"rope": {"type": "yarn", "mixed_window": True}, "positions": {"type": "contiguous"}}
+    with pytest.raises(ConfigError, match=r"set rope\.attention_factor: 1$"):
+        check_recipe(make(**sections))
 
 
 def test_what_is_no_run_directory(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from longspan.checkpoint.export import write_model
-from longspan.config.recipe import Model, Rope
+from longspan.config.model import Model, Rope
 from longspan.errors import ConfigError
 from longspan.model.attention import Documents
-from longspan.model.load import assert_rope, open_model, open_tokenizer, read_config
+from longspan.model.load import assert_rope, extend_config, open_model, open_tokenizer, read_config
 from longspan.rope import RopeSettings, from_hf, inv_freq, to_hf
 from tests.tiny import FAMILIES, tiny_model_directory
 
@@ -32,6 +32,15 @@ KEYS = {
         "low_freq_factor",
         "high_freq_factor",
     },
+    "longrope": {
+        "rope_type",
+        "rope_theta",
+        "factor",
+        "original_max_position_embeddings",
+        "short_factor",
+        "long_factor",
+        "attention_factor",
+    },
 }
 """Of `rope_parameters`; what is left out of them transformers fills with values of its own."""
 ROPES = {
@@ -40,6 +49,7 @@ ROPES = {
     "linear": Rope(type="linear"),
     "yarn": Rope(type="yarn"),
     "llama3": Rope(type="llama3", low_freq_factor=1.0, high_freq_factor=4.0),
+    "longrope": Rope(type="longrope"),
 }
 SLIDING = {
     "mistral": {"sliding_window": 16},
@@ -208,6 +218,101 @@ def test_transformers_ignores_rope_theta_without_a_word(llama: Path, recwarn: py
     # By the key that it does read.
     config.rope_parameters = {"rope_type": "default", "rope_theta": 5e6}
     assert_rope(plain_load(llama, config=config), RopeSettings("default", 5e6))
+
+
+def rewritten(llama: Path, target: Path, **keys: Any) -> Path:
+    """The model with other keys at the top level of its config.json; None takes a key out."""
+    shutil.copytree(llama, target)
+    config = {**json.loads((llama / "config.json").read_text()), **keys}
+    (target / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    return target
+
+
+def test_the_rope_is_that_of_the_file_not_what_transformers_makes_of_it(llama: Path, tmp_path: Path) -> None:
+    longrope = {"rope_type": "longrope", "rope_theta": 500.0, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    # Phi-3: the original window outside the section, no factor.
+    path = rewritten(llama, tmp_path / "phi", rope_parameters=longrope, original_max_position_embeddings=16)
+    settings = from_hf(read_config(settings_for(path)).to_dict())
+    assert (settings.factor, settings.original_max_position_embeddings) == (4.0, 16)
+    # A window that transformers would take for the original one.
+    path = rewritten(llama, tmp_path / "lost", rope_parameters={**longrope, "factor": 4.0})
+    with pytest.raises(ConfigError, match=r"rope\.original_max_position_embeddings is missing"):
+        read_config(settings_for(path))
+    # Llama 2 leaves the base to its class.
+    path = rewritten(llama, tmp_path / "llama2", rope_parameters=None)
+    assert open_model(settings_for(path), Rope(), 64, seed=0)[1] == RopeSettings("default", 1e4)
+
+
+def test_a_stale_original_window_at_the_top_level_does_not_win(llama: Path, tmp_path: Path) -> None:
+    """transformers would compute YaRN's ramp from it."""
+    path = rewritten(llama, tmp_path / "stale", original_max_position_embeddings=16)
+    network, settings = trained(path, ROPES["yarn"])
+    assert settings.original_max_position_embeddings == 64
+    config = export(network, settings, tmp_path / "out")
+    assert "original_max_position_embeddings" not in config
+    assert (logits(plain_load(tmp_path / "out")) - logits(network)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 4.0},
+        {
+            "rope_type": "longrope",
+            "rope_theta": 500.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+            "short_factor": [1.0, 1.5, 2.0, 2.0],
+            "long_factor": [1.0, 2.0, 4.0, 4.0],
+        },
+    ],
+    ids=lambda kept: kept["rope_type"],
+)
+def test_frequencies_that_depend_on_the_length_are_held_still_in_training(
+    llama: Path, tmp_path: Path, kept: dict[str, Any]
+) -> None:
+    """Ranks that see slices of a sequence would else choose differently; the export has the model's own type."""
+    path = rewritten(llama, tmp_path / "model", rope_parameters=kept)
+    network, settings = trained(path, Rope())
+    rotary, tokens = network.model.rotary_emb, torch.zeros(1, 1)
+    positions = torch.tensor([[3.0]])
+    before = rotary(tokens, positions)
+    rotary(tokens, torch.tensor([[255.0]]))
+    assert all(torch.equal(left, right) for left, right in zip(rotary(tokens, positions), before, strict=True))
+    config = read_config(settings_for(path))
+    exported = extend_config(config, Rope(), TARGET)
+    assert exported.rope_type == kept["rope_type"]
+    np.testing.assert_array_equal(inv_freq(settings, 8), inv_freq(exported, 8, sequence_length=TARGET))
+    written = export(network, exported, tmp_path / "out")
+    assert from_hf(written) == exported
+    assert written["max_position_embeddings"] == (64 if kept["rope_type"] == "dynamic" else TARGET)
+    # Plain transformers at the target length meets what was trained.
+    ids = torch.randint(96, (1, TARGET), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        own = network(input_ids=ids).logits
+        assert (plain_load(tmp_path / "out")(input_ids=ids).logits - own).abs().max() < 1e-5
+
+
+def test_e2llm_trains_at_the_models_rope_and_exports_the_scale(llama: Path, tmp_path: Path) -> None:
+    network, settings = trained(llama, Rope(type="e2llm"))
+    assert settings == RopeSettings("default", 500.0)
+    exported = extend_config(read_config(settings_for(llama)), Rope(type="e2llm"), TARGET)
+    assert exported == RopeSettings("linear", 500.0, factor=4.0)
+    config = export(network, exported, tmp_path / "out")
+    assert (config["max_position_embeddings"], from_hf(config)) == (TARGET, exported)
+    # Trained with positions 0, 1/4, 2/4, ...; used with 0, 1, 2, ...
+    positions = torch.arange(200, dtype=torch.float32)[None] / 4
+    own = logits(network, position_ids=positions, documents=Documents((0, 200)))
+    assert (logits(plain_load(tmp_path / "out")) - own).abs().max() < 1e-5
+
+
+def test_cos_and_sin_scaled_otherwise_are_refused(llama: Path) -> None:
+    opened = open_model(settings_for(llama), Rope(type="yarn", attention_factor=1.0), TARGET, seed=0)
+    network: Any = opened[0]
+    assert network.model.rotary_emb.attention_scaling == 1.0
+    network.model.rotary_emb.attention_scaling = 1.2
+    with pytest.raises(ConfigError, match=r"scales cos and sin by 1\.2, expected 1 for"):
+        assert_rope(network, opened[1])
 
 
 def test_frequencies_that_were_changed_are_refused(llama: Path) -> None:

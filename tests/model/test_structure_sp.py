@@ -15,6 +15,8 @@ from longspan.model.loss import CausalLMLoss
 from longspan.model.probe import boundary_probe, require_structure
 from longspan.train.engine import attention_layout
 from longspan.train.world import join_world
+from tests.model.mixed_row import BOUNDARIES, NTK, hidden, opened
+from tests.model.mixed_row import TOKENS as ROW
 from tests.ranks import run_ranks
 from tests.tiny import tiny_model_directory, tiny_recipe
 
@@ -55,6 +57,18 @@ def own_slice(
     return longspan_attention(module, query, key, value, None, scaling=scaling)[0]
 
 
+def mixed_windows(model: str, recipe: Any, world: Any) -> dict[str, Tensor]:
+    """This rank's half of a row of short and long documents: states, and gradients of the sum of their squares."""
+    network, _ = opened(model, NTK, world.sequence_rank)
+    layout = attention_layout(CausalLMLoss(network, 8), recipe, world)
+    half = slice(world.rank * ROW // 2, (world.rank + 1) * ROW // 2)
+    states = hidden(network, half, Documents(BOUNDARIES, layout.kernel, layout.sequence_parallel))
+    states.square().sum().backward()
+    require_structure(CausalLMLoss(network, 8), layout, 96, world.device, 2, world.rank)
+    grads = {name: p.grad.detach() for name, p in network.named_parameters() if p.grad is not None}
+    return {**grads, "states": states.detach()}
+
+
 def rank_results(models: dict[str, str]) -> dict[str, Any]:
     world = join_world(2, use_gpu=False)
     results: dict[str, Any] = {"influence": {}, "probe": {}}
@@ -73,6 +87,7 @@ def rank_results(models: dict[str, str]) -> dict[str, Any]:
         ]
         results["probe"][name, checkpointing] = boundary_probe(forward, layout, 96, world.device, 2, world.rank)
         require_structure(forward, layout, 96, world.device, 2, world.rank)
+    results["mixed"] = mixed_windows(models["gqa"], recipe, world)
     # Only the last rank can tell that a slice attends to itself alone; the first one must hear of it.
     lost = Documents((0,), "sdpa", own_slice)
     try:
@@ -84,12 +99,16 @@ def rank_results(models: dict[str, str]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder: Path = tmp_path_factory.mktemp("structure-sp")
-    models = {
+    return {
         "gqa": str(tiny_model_directory(folder / "gqa")),
         "mqa": str(tiny_model_directory(folder / "mqa", "qwen3", num_key_value_heads=1)),
     }
+
+
+@pytest.fixture(scope="module")
+def ranks(models: dict[str, str]) -> list[dict[str, Any]]:
     return run_ranks(rank_results, 2, models)
 
 
@@ -111,6 +130,20 @@ def test_the_probe_sees_it_on_the_last_rank(ranks: list[dict[str, Any]]) -> None
     for gap, boundary in ranks[1]["probe"].values():
         assert gap > 0
         assert boundary == 0
+
+
+def test_documents_of_two_ropes_are_turned_alike_on_one_rank_and_two(
+    ranks: list[dict[str, Any]], models: dict[str, str]
+) -> None:
+    first, second = (result["mixed"] for result in ranks)
+    network, _ = opened(models["gqa"], NTK)
+    states = hidden(network)
+    states.square().sum().backward()
+    assert (torch.cat([first["states"], second["states"]]) - states).abs().max() < 1e-5
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None:
+            together = first[name] + second[name]
+            assert (together - parameter.grad).abs().max() <= 1e-4 * parameter.grad.abs().max(), name
 
 
 def test_every_rank_refuses_when_one_does(ranks: list[dict[str, Any]]) -> None:

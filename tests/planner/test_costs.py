@@ -1,13 +1,22 @@
 """Costs against real models' parameter counts and against published arithmetic."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from longspan.config.model import Lora, Model, Rope
 from longspan.errors import ConfigError
-from longspan.planner.costs import count_parameters, flops_per_token, gpu_hours, memory_per_gpu, model_sizes
-from tests.tiny import FAMILIES, tiny_config
+from longspan.planner.costs import (
+    count_parameters,
+    count_trained,
+    flops_per_token,
+    gpu_hours,
+    memory_per_gpu,
+    model_sizes,
+)
+from tests.tiny import FAMILIES, tiny_config, tiny_model_directory
 
 LLAMA3_8B = {
     "model_type": "llama",
@@ -101,3 +110,48 @@ def test_checkpoints_take_262_kb_a_token_and_one_layer_more() -> None:
 def test_logits_are_those_of_one_chunk() -> None:
     assert estimate()["logits"] == 2048 * 128_256 * 10
     assert estimate(tokens_per_rank=100)["logits"] == 100 * 128_256 * 10
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tied", [False, True])
+def test_trained_parameters_are_those_that_the_model_trains(tmp_path: Path, family: str, tied: bool) -> None:
+    from longspan.model.load import open_model
+
+    path = tiny_model_directory(tmp_path / "model", family, tie_word_embeddings=tied)
+    wanted = ["embed_tokens", "norm", "input_layernorm", "post_attention_layernorm", "up_proj"]
+    wanted += ["q_norm", "k_norm"] if family == "qwen3" else []
+    for lora in (Lora(rank=3), Lora(rank=5, targets=["k_proj", "gate_proj", "down_proj"], also_train=wanted)):
+        network, _ = open_model(Model(path=str(path), dtype="float32", lora=lora), Rope(), 64, seed=0)
+        sizes = model_sizes(tiny_config(family, tie_word_embeddings=tied).to_dict())
+        trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+        total = sum(parameter.numel() for parameter in network.parameters())
+        assert count_trained(sizes, lora) == (trained, total - count_parameters(sizes))
+
+
+def test_lora_on_llama_3_8b_costs_what_its_papers_say() -> None:
+    sizes, lora = model_sizes(LLAMA3_8B), Lora(rank=16)
+    assert count_trained(sizes, lora) == (13_631_488, 13_631_488)
+    memory = estimate(lora=lora)
+    assert (memory["gradients"], memory["optimizer"]) == (2 * 13_631_488, 12 * 13_631_488)
+    assert memory["weights"] == 2 * (8_030_261_248 + 13_631_488)
+    # 127 thousandths of a bit are left of the 0.5 that block constants cost before they are quantised too (2305.14314).
+    in_4_bits = 32 * (2 * 4096 * 5120 + 3 * 4096 * 14_336)
+    small = estimate(lora=Lora(rank=16, quantize="nf4"))
+    assert (memory["weights"] - small["weights"]) / in_4_bits * 8 == pytest.approx(16 - 4.127, abs=1e-3)
+    attention = flops_per_token(sizes, 24_000) - 6 * 8_030_261_248
+    assert flops_per_token(sizes, 24_000, lora) == 4 * 8_030_261_248 + 6 * 13_631_488 + attention
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            {"targets": ["wq"]},
+            "model.lora.targets: this model has no 'wq'; it has down_proj, gate_proj, k_proj, lm_head",
+        ),
+        ({"also_train": ["wte"]}, "model.lora.also_train: this model has no 'wte'; it has .*embed_tokens"),
+    ],
+)
+def test_names_that_no_family_has(names: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        count_trained(model_sizes(LLAMA3_8B), Lora(**names))  # type: ignore[arg-type]

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longspan.config.recipe import MixPhase, Recipe
+from longspan.config.data import MixPhase
+from longspan.config.recipe import Recipe
 from longspan.errors import ConfigError
 from longspan.planner.settings import phase_weights, plan_settings
 from longspan.sampling.plan import Upsample

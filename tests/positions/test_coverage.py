@@ -7,28 +7,33 @@ from hypothesis import strategies as st
 
 from longspan.errors import ConfigError, DataError
 from longspan.positions import (
+    E2LLM,
     Contiguous,
     LongRecipe,
     PoSE,
     PositionMethod,
     RandPos,
+    coverage_unit,
     distance_histogram,
-    document_positions,
     measure_coverage,
 )
 from longspan.positions.coverage import Coverage
+from tests.positions.single import one_document
 
 # LongRecipe (arXiv 2409.00509), Fig. 3: mean token distance by target length, 30 % of the tokens.
 FIGURE_3_LONGRECIPE = {20_000: 6557, 32_000: 10514, 64_000: 21125, 80_000: 26327, 128_000: 42147}
 FIGURE_3_RPES = {20_000: 6666, 32_000: 10663, 64_000: 21335, 80_000: 26667, 128_000: 42275}
+FIGURE_3_POSE = {20_000: 4277, 32_000: 6636, 64_000: 12729, 80_000: 15898, 128_000: 22034}
+SENTENCE = 88
+"""Its mean length of a continuous segment, in tokens."""
 
 
-def coverage_of(method: PositionMethod, num_tokens: int, target: int, runs: int, segment: int = 88) -> Coverage:
+def coverage_of(method: PositionMethod, num_tokens: int, target: int, runs: int, segment: int = SENTENCE) -> Coverage:
     rng = np.random.default_rng(0)
     starts = np.arange(0, num_tokens, segment)
     whole = np.array([0, num_tokens])
     return measure_coverage(
-        ((document_positions(method, num_tokens, starts, target, rng), whole) for _ in range(runs)), target
+        ((one_document(method, num_tokens, starts, target, rng), whole) for _ in range(runs)), target
     )
 
 
@@ -46,10 +51,51 @@ def test_randpos_mean_token_distance_is_the_papers(target: int) -> None:
     assert coverage.mean_segment_length == pytest.approx(1 / 0.7, rel=0.03)
 
 
-def test_pose_mean_token_distance_is_its_expectation() -> None:
-    """A third of the sample inside the chunks, half the unused window across them for a third of the pairs."""
-    coverage = coverage_of(PoSE(), 600, 2000, runs=2000)
-    assert coverage.mean_token_distance == pytest.approx(600 / 3 + 1400 / 6, rel=0.03)
+@pytest.mark.parametrize("target", FIGURE_3_POSE)
+def test_pose_mean_token_distance_is_its_expectation_and_no_less_than_the_papers(target: int) -> None:
+    """A third of the sample inside the chunks, half the unused window across them for a third of the pairs.
+
+    The definition grows in proportion to the target. The paper's curve does so only at its beginning (2 % below at
+    20,000) and falls to 21 % below at 128,000, which is about what the released code's other PoSE gives (bug 14).
+    """
+    tokens = int(target * 0.3)
+    coverage = coverage_of(PoSE(), tokens, target, runs=400 if target == 20_000 else 150)
+    expected = tokens / 3 + (target - tokens) / 6
+    assert coverage.mean_token_distance == pytest.approx(expected, rel=0.08)
+    assert expected == pytest.approx(13 / 60 * target)
+    paper = FIGURE_3_POSE[target]
+    assert paper == pytest.approx(expected, rel=0.03) if target == 20_000 else paper < 0.97 * expected
+
+
+def test_pose_mean_token_distance_of_many_draws() -> None:
+    coverage = coverage_of(PoSE(), 600, 2000, runs=3000)
+    assert coverage.mean_token_distance == pytest.approx(13 / 60 * 2000, rel=0.03)
+
+
+def test_scaled_positions_are_counted_in_the_target_window() -> None:
+    """E2-LLM at its largest scale: whole positions again, and at smaller ones a step of that many."""
+    method = E2LLM(window=50)
+    unit = np.float32(coverage_unit(method, 400))
+    rng, whole = np.random.default_rng(0), np.array([0, 40])
+    drawn = [one_document(method, 40, np.zeros(0, np.int64), 400, rng) * unit for _ in range(300)]
+    coverage = measure_coverage([(positions, whole) for positions in drawn], 400)
+    assert coverage.distance_counts[0] == 0
+    assert 380 < coverage.largest_position < 400
+    steps = {int(positions[2] + 0.25) - int(positions[1] + 0.25) for positions in drawn}
+    assert steps == {1, 2, 3, 4} | {8} | steps & {5, 6, 7}
+    assert coverage.mean_segment_length > 15
+
+
+def test_positions_between_whole_ones_are_counted_rounded_down() -> None:
+    """Half steps: pairs at distance 0, once counted directly and once by FFT, and one run."""
+    for length in (6, 400):
+        positions = np.arange(length, dtype=np.float32) / 2
+        coverage = measure_coverage([(positions, np.array([0, length]))], length)
+        places = positions.astype(np.int64)
+        differences = np.abs(places[:, None] - places[None, :])[np.triu_indices(length, 1)]
+        assert coverage.distance_counts.tolist() == np.bincount(differences, minlength=length).tolist()
+        assert coverage.mean_token_distance == pytest.approx(differences.mean())
+        assert coverage.mean_segment_length == length
 
 
 def test_contiguous_sees_only_distances_within_the_sample() -> None:
@@ -126,7 +172,7 @@ def test_no_samples_give_empty_coverage() -> None:
         ([0, 1, 10], r"increase strictly within \[0, 10\)"),
         ([-1, 1], "increase strictly"),
         ([0, 2, 2], "increase strictly"),
-        ([0, 0.5], "fractional"),
+        ([0, float("nan")], "increase strictly"),
         ([], "without tokens"),
     ],
 )

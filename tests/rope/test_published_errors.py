@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from longspan.config.recipe import Rope
+from longspan.config.model import Rope
 from longspan.rope import (
     RopeSettings,
     dynamic_ntk_theta,

@@ -4,10 +4,18 @@ import dataclasses
 
 import pytest
 
-from longspan.config.recipe import Rope
+from longspan.config.model import Rope
 from longspan.errors import ConfigError
-from longspan.rope import RopeSettings, ntk_theta
-from longspan.rope.resolve import resolve_rope
+from longspan.rope import (
+    MixedWindow,
+    RopeSettings,
+    at_length,
+    critical_dimension_factors,
+    inv_freq,
+    mixed_window_longrope,
+    ntk_theta,
+)
+from longspan.rope.resolve import RunRope, resolve_rope, run_rope
 
 LLAMA3_8B = RopeSettings("default", 5e5)
 QWEN2_7B = RopeSettings("default", 1e6)
@@ -84,3 +92,94 @@ def test_refuses_a_base_formula_on_a_scaled_model(rope_type: str) -> None:
 def test_refuses_a_window_that_does_not_grow() -> None:
     with pytest.raises(ConfigError, match=r"rope\.original_max_position_embeddings is 8192, not below the new window"):
         resolve_rope(LLAMA3_8B, Rope(type="yarn"), 128, 8192, 8192)
+
+
+LONG = tuple(1 + index / 4 for index in range(64))
+LONGROPE = RopeSettings(
+    "longrope", 5e5, factor=16.0, original_max_position_embeddings=8192, short_factor=(1.0,) * 64, long_factor=LONG
+)
+DYNAMIC = RopeSettings("dynamic", 5e5, factor=4.0, original_max_position_embeddings=8192)
+
+
+@pytest.mark.parametrize(
+    ("rope", "expected"),
+    [
+        (Rope(type="longrope", long_factor=LONG), LONGROPE),
+        (Rope(type="longrope", long_factor=LONG, short_factor=LONG), dataclasses.replace(LONGROPE, short_factor=LONG)),
+        (
+            Rope(type="longrope", critical_dimension=30, attention_factor=1.0, factor=8),
+            dataclasses.replace(
+                LONGROPE,
+                factor=8.0,
+                long_factor=critical_dimension_factors(5e5, 8.0, 8192, 128, 30),
+                attention_factor=1.0,
+            ),
+        ),
+        (
+            Rope(type="yarn", attention_factor=1.0),
+            RopeSettings("yarn", 5e5, factor=16.0, original_max_position_embeddings=8192, attention_factor=1.0),
+        ),
+        (Rope(type="e2llm"), RopeSettings("linear", 5e5, factor=16.0)),
+        (Rope(type="e2llm", factor=20), RopeSettings("linear", 5e5, factor=20.0)),
+        (Rope(type="e2llm", original_max_position_embeddings=30_000), RopeSettings("linear", 5e5, factor=5.0)),
+    ],
+)
+def test_longrope_and_e2llm_are_complete(rope: Rope, expected: RopeSettings) -> None:
+    assert resolve_rope(LLAMA3_8B, rope, 128, 8192, 131_072) == expected
+
+
+def test_refuses_factor_lists_that_do_not_fit_the_heads() -> None:
+    with pytest.raises(ConfigError, match=r"rope\.(short|long)_factor has \d+ numbers"):
+        resolve_rope(LLAMA3_8B, Rope(type="longrope", long_factor=LONG[:32]), 128, 8192, 131_072)
+
+
+def test_what_is_fixed_is_trained_and_exported_alike() -> None:
+    yarn = resolve_rope(LLAMA3_8B, Rope(type="yarn"), 128, 8192, 131_072)
+    assert run_rope(LLAMA3_8B, Rope(type="yarn"), 128, 8192, 131_072) == RunRope(yarn, yarn)
+
+
+@pytest.mark.parametrize("base", [DYNAMIC, LONGROPE], ids=["dynamic", "longrope"])
+def test_a_kept_length_dependent_rope_is_trained_at_the_target_length(base: RopeSettings) -> None:
+    run = run_rope(base, Rope(), 128, 8192, 131_072)
+    assert run == RunRope(at_length(base, 131_072, 128), base)
+    assert (inv_freq(run.trained, 128) == inv_freq(base, 128, sequence_length=131_072)).all()
+
+
+def test_e2llm_trains_with_the_frequencies_that_its_scale_divides() -> None:
+    """An extended model counts its scale from the window that it has, not from the one it began with."""
+    for base in (LLAMA3_8B, RopeSettings("linear", 1e4, factor=4.0), LLAMA31, LONGROPE):
+        run = run_rope(base, Rope(type="e2llm"), 128, 131_072, 524_288)
+        trained, exported = inv_freq(run.trained, 128), inv_freq(run.exported, 128, sequence_length=524_288)
+        assert exported * 4 == pytest.approx(trained, rel=1e-6)
+
+
+def test_mixed_windows_train_both_and_export_the_choice() -> None:
+    run = run_rope(LLAMA3_8B, Rope(type="ntk", mixed_window=True), 128, 8192, 131_072)
+    ntk = RopeSettings("default", ntk_theta(5e5, 16, 128))
+    assert run.trained == ntk
+    assert run.mixed == MixedWindow(LLAMA3_8B, ntk, 8192, 131_072)
+    assert run.exported == mixed_window_longrope(run.mixed, 128)
+    for length, settings in ((8192, LLAMA3_8B), (131_072, ntk)):
+        found = inv_freq(run.exported, 128, sequence_length=length)
+        assert found == pytest.approx(inv_freq(settings, 128), rel=1e-6)
+
+
+def test_a_mixed_window_model_is_kept_with_both_its_ropes() -> None:
+    run = run_rope(LONGROPE, Rope(mixed_window=True), 128, 131_072, 131_072)
+    assert run.exported == LONGROPE
+    assert run.mixed is not None
+    assert (run.mixed.original.long_factor, run.mixed.extended.short_factor) == ((1.0,) * 64, LONG)
+    assert run.mixed.original_window == 8192
+
+
+@pytest.mark.parametrize(
+    ("base", "rope", "target", "message"),
+    [
+        (LLAMA3_8B, Rope(mixed_window=True), 131_072, r"rope\.mixed_window: type 'keep' has two RoPEs to mix only"),
+        (LLAMA3_8B, Rope(type="yarn", mixed_window=True), 131_072, r"rope\.attention_factor is 1\.27.*factor: 1$"),
+        (LLAMA3_8B, Rope(type="ntk", mixed_window=True), 8192, r"below the target length of 8192"),
+    ],
+)
+def test_mixed_windows_that_cannot_be(base: RopeSettings, rope: Rope, target: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_rope(base, rope, 128, 8192, target)

@@ -57,7 +57,9 @@ def recipe_for(model: str, world: int, sp: int, zero_stage: int, checkpointing: 
     )
 
 
-def gradients(model: str, world: int, sp: int, zero_stage: int, checkpointing: bool, steps: int) -> dict[str, Any]:
+def gradients(
+    model: str, world: int, sp: int, zero_stage: int, checkpointing: bool, steps: int, per_target: bool = False
+) -> dict[str, Any]:
     """Loss and gradients of the global batch, then losses, norms and weights of `steps` updates on it."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 
@@ -71,12 +73,12 @@ def gradients(model: str, world: int, sp: int, zero_stage: int, checkpointing: b
     mine = micro_batches()[place.group * per_group : (place.group + 1) * per_group]
     batches = [share(batch if place.reads else None, place, layout) for batch in mine]
 
-    loss, targets, highest = accumulate(engine, batches, place, 1)
+    loss, targets, highest = accumulate(engine, batches, place, 1, per_target)
     names = dict(forward.model.named_parameters())
     grads = {name: safe_get_full_grad(parameter).detach().clone() for name, parameter in names.items()}
     engine.step()
     norm = float(engine.get_global_grad_norm())
-    results = [train_step(engine, batches, place, step + 2, 1e-2) for step in range(steps)]
+    results = [train_step(engine, batches, place, step + 2, 1e-2, per_target) for step in range(steps)]
     weights = {name: safe_get_full_fp32_param(parameter).detach().clone() for name, parameter in names.items()}
     return {
         "loss": loss,

@@ -13,26 +13,49 @@ import torch.distributed as dist
 from torch import Tensor
 
 from longspan import storage
-from longspan.rope import RopeSettings, legacy_keys
+from longspan.checkpoint.adapter import fold, write_adapter
+from longspan.model.lora import adapter_of, is_lora_matrix
+from longspan.rope import RopeSettings, hf_max_position_embeddings, legacy_keys, to_hf
 
 PREFIX = "model."
 
 
 def export_model(engine: Any, settings: RopeSettings, tokenizer: Any, dtype: torch.dtype, uri: str) -> None:
-    """Write the engine's weights to `uri` (local or s3://); every rank must call it, rank 0 writes.
+    """Write the engine's weights to `uri` (local or s3://) with `settings` as RoPE; every rank must call it, rank 0
+    writes.
 
-    config.json is written last, so a directory that has one is whole.
+    config.json is written last, so a directory that has one is whole. LoRA's matrices are folded into the weights, and
+    also written by themselves, to `adapter` beside `uri`.
     """
-    from deepspeed.utils import safe_get_full_fp32_param
-
+    network = engine.module.model
+    adapter = adapter_of(network)
     weights: dict[str, Tensor] = {}
     for name, parameter in engine.module.named_parameters():
-        value = safe_get_full_fp32_param(parameter)
+        short = name.removeprefix(PREFIX)
+        if adapter is not None and short in adapter.quantised:
+            continue  # the files of model.path have it, and better
+        value = _whole(parameter)
         if dist.get_rank() == 0:
-            weights[name.removeprefix(PREFIX)] = value.detach().to(dtype).cpu().contiguous()
+            kept = torch.float32 if is_lora_matrix(name) else dtype
+            weights[short] = value.detach().to(kept).cpu().contiguous()
     if dist.get_rank() == 0:
-        write_model(engine.module.model, weights, settings, tokenizer, uri)
+        if adapter is not None:
+            folder = storage.absolute(uri).rstrip("/").rpartition("/")[0]
+            write_adapter(adapter, weights, storage.join(folder, "adapter"))
+            weights = fold(adapter, weights, dtype)
+        write_model(network, weights, settings, tokenizer, uri)
     dist.barrier()
+
+
+def _whole(parameter: Any) -> Tensor:
+    """The parameter put together of all ranks' parts: float32 where it is trained, else as it is."""
+    import deepspeed
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    if parameter.requires_grad:
+        return safe_get_full_fp32_param(parameter)
+    with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+        return parameter.detach().cpu().clone()
 
 
 def write_model(network: Any, weights: dict[str, Tensor], settings: RopeSettings, tokenizer: Any, uri: str) -> None:
@@ -49,8 +72,14 @@ def write_model(network: Any, weights: dict[str, Tensor], settings: RopeSettings
 
 
 def complete_config(path: Path, settings: RopeSettings) -> None:
-    """Add the RoPE keys that readers older than transformers 5 look for, and turn the cache back on."""
+    """Write `settings`, which may not be those of training, as the RoPE of a config.json, with the keys that readers
+    older than transformers 5 look for, and turn the cache back on.
+    """
     config = json.loads(path.read_text())
+    config["rope_parameters"] = to_hf(settings)
+    config["max_position_embeddings"] = hf_max_position_embeddings(settings, config["max_position_embeddings"])
+    # Only the types that need it have it at the top level, where it wins over rope_parameters.
+    config.pop("original_max_position_embeddings", None)
     config |= legacy_keys(settings)
     config["use_cache"] = True
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

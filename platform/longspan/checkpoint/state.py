@@ -45,7 +45,7 @@ def save_state(engine: Any, run_uri: str, step: int, next_sample: int, fingerpri
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     rank, world = dist.get_rank(), dist.get_world_size()
-    parameters = dict(engine.module.named_parameters())
+    parameters = trained_parameters(engine.module)
     owners = _owners(parameters, world)
     mine: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
@@ -95,6 +95,11 @@ def _together(rank: int, base: str, action: Any) -> None:
     dist.broadcast_object_list(answer, src=0)
     if answer[0]:
         raise CheckpointError(f"{base}: not committed; {answer[0]}")
+
+
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Those that a checkpoint holds, by name; frozen ones come from model.path every time."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
 def _owners(parameters: dict[str, nn.Parameter], world: int) -> dict[str, int]:
@@ -187,12 +192,12 @@ class StoredState:
 
 
 def load_weights(network: nn.Module, state: StoredState) -> None:
-    """Put the stored weights into `network`, before DeepSpeed cuts it up.
+    """Put the stored weights into the trained ones of `network`, before DeepSpeed cuts it up.
 
     Raises:
         CheckpointError: names or shapes differ.
     """
-    parameters = dict(network.named_parameters())
+    parameters = trained_parameters(network)
     stored = set(state.names())
     if stored != set(parameters):
         odd = sorted(stored ^ set(parameters))[0]
@@ -231,7 +236,7 @@ def start_moments(engine: Any, step: int = 0) -> None:
 def load_optimizer(engine: Any, state: StoredState, step: int) -> None:
     """Set float32 masters and Adam moments of an engine that has not stepped yet."""
     start_moments(engine, step)
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in trained_parameters(engine.module).items():
         for key in (WEIGHT, *MOMENTS):
             _set(parameter, state.tensor(key, name).to(engine.device), None if key == WEIGHT else key)
 

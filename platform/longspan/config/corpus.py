@@ -1,12 +1,32 @@
 """What a corpus is made of: the sources that `longspan prepare` tokenises into shards."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from longspan.config.recipe import NUMBER, Fraction, PositiveInt, Section
+from longspan.config.fields import NUMBER, Fraction, NonNegativeFloat, PositiveInt, Section
+from longspan.config.tasks import Task
 
 SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+TableQuestion = Literal[
+    "lookup",
+    "reverse",
+    "filter",
+    "count",
+    "sum",
+    "mean",
+    "min",
+    "max",
+    "argmax",
+    "argmin",
+    "order",
+    "next",
+    "join",
+    "absent",
+]
+"""Kinds of questions about tables; `corpus.synthesis.questions` says what each asks."""
+TableFormat = Literal["csv", "markdown", "jsonl", "html"]
+TableSplit = Literal["train", "eval"]
 
 
 class Tokenizer(Section):
@@ -94,6 +114,103 @@ class NeedleSource(Section):
     """Share of those tokens that belong to questions and their answers."""
     pure_text_share: Fraction = 0.2
     """Share of documents without any needle."""
+    tasks: dict[Task, NonNegativeFloat] = Field(default={"recall": 1.0})
+    """Which tasks (corpus.synthesis.needle_tasks), by weight; each document has one."""
+
+
+class SynlSource(Section):
+    """Synthetic long tables with questions about them; loss on the answers, and on the eos behind a document, only."""
+
+    type: Literal["synl"]
+    name: SourceName
+    """What mixes and reports call it; also part of its shards' names."""
+    documents: PositiveInt
+    """How many documents to make."""
+    lengths: list[PositiveInt]
+    """Tokens of a document at most, bos and eos included; every length is as frequent."""
+    questions: PositiveInt = 8
+    """Questions in each document, at most as many as there are `kinds`."""
+    kinds: list[TableQuestion] = Field(default=list(get_args(TableQuestion)))
+    """Kinds of questions; all are as frequent, each at all depths."""
+    formats: list[TableFormat] = Field(default=list(get_args(TableFormat)))
+    """How tables are written; all are as frequent, with every length."""
+    split: TableSplit = "train"
+    """Kinds of tables to train on, or the ones held out for evaluation."""
+
+    @model_validator(mode="after")
+    def _sets(self) -> "SynlSource":
+        for name, given in (("lengths", self.lengths), ("kinds", self.kinds), ("formats", self.formats)):
+            if not given or len(set(given)) < len(given):
+                raise ValueError(f"'{name}' must name one or more, each once, not {given}")
+        if self.questions > len(self.kinds):
+            raise ValueError(f"'questions' is {self.questions}; it must be at most {len(self.kinds)}, as many as kinds")
+        return self
+
+
+class InterleavedSource(Section):
+    """Long documents out of a text source's short ones, laid end to end, cut into windows and mixed in each.
+
+    A document longer than the window fills windows of its own, where there is nothing to mix it with. What is left at
+    the end is too short for a window, and left out.
+    """
+
+    type: Literal["interleaved"]
+    name: SourceName
+    """What mixes and reports call it; also part of its shards' names."""
+    text_source: SourceName
+    """The source whose documents are mixed, all of them, in its order."""
+    window: Annotated[int, Field(ge=2), NUMBER]
+    """Tokens of each document made, bos included."""
+    method: Literal["cip", "utk"] = "cip"
+    """`cip`: the first chunks of all documents, then all second ones, and so on; `utk`: chunks in random order, those
+    of one document in theirs, without the marks of the paper.
+    """
+    chunks: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Chunks of each document, or the least and most of which each draws its own; by default 2, with `utk` [1, 3]."""
+    cut: Literal["random", "equal"] = "random"
+    """Where a document is cut."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "InterleavedSource":
+        if isinstance(self.chunks, tuple) and self.chunks[0] > self.chunks[1]:
+            raise ValueError(f"'chunks' is {list(self.chunks)}; the least comes first")
+        return self
+
+
+class ChatSource(Section):
+    """Conversations in the tokenizer's chat template; loss on what the assistant writes, the end of its turn included.
+
+    The template writes bos and eos; `tokenizer.add_bos` and `add_eos` do not apply. A conversation without an answer,
+    or without one that fits, is left out and counted.
+    """
+
+    type: Literal["chat"]
+    name: SourceName
+    """What mixes and reports call it; also part of its shards' names."""
+    paths: list[str]
+    """Files, or folders and s3:// prefixes searched for *.jsonl, *.jsonl.gz, *.jsonl.zst and *.parquet; one line or row
+    is one conversation.
+    """
+    template: str | None = None
+    """Text of a Jinja template in place of the tokenizer's own."""
+    messages_field: str = "messages"
+    """Holds the list of messages; a record without it is a prompt and its response."""
+    role_field: str = "role"
+    """Of a message: who speaks."""
+    content_field: str = "content"
+    """Of a message: its text."""
+    prompt_field: str = "prompt"
+    """Of a record without messages."""
+    response_field: str = "response"
+    """Of a record without messages."""
+    system: str | None = None
+    """System message of conversations that have none."""
+    values: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """More variables of the template, for example {enable_thinking: false}."""
+    max_tokens: PositiveInt | None = None
+    """Tokens of a document at most."""
+    longer: Literal["drop", "turns", "cut"] = "turns"
+    """What becomes of a longer conversation: `drop` it, keep the first `turns` that fit, or `cut` its tokens."""
 
 
 def _kind(value: Any) -> str:
@@ -103,12 +220,17 @@ def _kind(value: Any) -> str:
 
 TextualSource = TextSource | JsonlSource | ParquetSource | ArrowSource
 """A source of texts that exist already."""
+FileSource = TextSource | JsonlSource | ParquetSource | ArrowSource | ChatSource
+"""A source that is read from files."""
 Source = Annotated[
     Annotated[TextSource, Tag("text")]
     | Annotated[JsonlSource, Tag("jsonl")]
     | Annotated[ParquetSource, Tag("parquet")]
     | Annotated[ArrowSource, Tag("arrow")]
-    | Annotated[NeedleSource, Tag("needles")],
+    | Annotated[NeedleSource, Tag("needles")]
+    | Annotated[SynlSource, Tag("synl")]
+    | Annotated[InterleavedSource, Tag("interleaved")]
+    | Annotated[ChatSource, Tag("chat")],
     Discriminator(_kind),
 ]
 
@@ -136,8 +258,12 @@ class Corpus(Section):
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"sources: names must differ, not {names}")
-        texts = {source.name for source in self.sources if not isinstance(source, NeedleSource)}
+        texts = {source.name for source in self.sources if isinstance(source, TextualSource)}
         for index, source in enumerate(self.sources):
-            if isinstance(source, NeedleSource) and source.text_source not in texts:
+            if isinstance(source, NeedleSource | InterleavedSource) and source.text_source not in texts:
                 raise ValueError(f"sources.{index}.text_source: '{source.text_source}' is none of {sorted(texts)}")
+        if self.sources and not texts and self.tokenizer.path is None:
+            raise ValueError(
+                "tokenizer: 'train_vocab_size' needs a source of texts to train on; add one or give 'path'"
+            )
         return self

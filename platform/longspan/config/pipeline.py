@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from longspan.config.fields import NUMBER, Fraction, Section
 from longspan.config.load import apply_overrides, parse, read_yaml
-from longspan.config.recipe import NUMBER, Evaluate, Fraction, Recipe, Section
+from longspan.config.recipe import Evaluate, Recipe
 from longspan.errors import ConfigError
 
 BASE = "base"

@@ -6,189 +6,20 @@ Field docstrings are the help that `longspan recipe schema` prints.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from longspan.config.data import Data, Positions
+from longspan.config.fields import (
+    NUMBER,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+from longspan.config.model import Model, Rope
 from longspan.topology import check_global_batch, check_micro_batch_tokens, check_world_size
-
-
-def _number(value: Any) -> Any:
-    """pydantic takes true for 1, but a recipe with `steps: yes` is a mistake."""
-    if isinstance(value, bool):
-        raise ValueError(f"a number is needed, not {str(value).lower()}")
-    return value
-
-
-NUMBER = BeforeValidator(_number)
-PositiveInt = Annotated[int, Field(gt=0), NUMBER]
-NonNegativeInt = Annotated[int, Field(ge=0), NUMBER]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), NUMBER]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), NUMBER]
-Fraction = Annotated[float, Field(ge=0, le=1), NUMBER]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=False)
-
-
-class Model(Section):
-    path: str
-    """Hugging Face model directory (local or s3://) or hub name, of the Llama, Mistral, Qwen2 or Qwen3 family."""
-    revision: str | None = None
-    """Commit hash or tag on the hub; ignored for directories."""
-    weights: Literal["pretrained", "random"] = "pretrained"
-    """`random` reads config.json and the tokenizer only and draws the weights from `seed`."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Type of the weights in forward, backward and the exported checkpoint; the optimizer keeps float32 masters."""
-    attention: Literal["auto", "sdpa", "flash_attn"] = "auto"
-    """Kernel behind longspan's attention; `auto` takes flash-attn when it is installed and the device is a GPU."""
-    gradient_checkpointing: bool = True
-    drop_sliding_window: bool = False
-    """Turn a sliding attention window off; a model that has one is refused otherwise."""
-    trust_remote_code: bool = False
-
-
-class Rope(Section):
-    type: Literal["keep", "theta", "ntk", "dynamic_ntk", "linear", "yarn", "llama3"] = "keep"
-    """`keep` the model's; `theta` sets the base; `ntk`, `dynamic_ntk` compute it for `data.target_length`; others
-    scale.
-    """
-    theta: PositiveFloat | None = None
-    """rope_theta: required by `theta`; the others start from it when given, else from the model's own."""
-    factor: Annotated[float, Field(ge=1, allow_inf_nan=False), NUMBER] | None = None
-    """Scaling factor; target_length / original_max_position_embeddings when left out."""
-    original_max_position_embeddings: PositiveInt | None = None
-    """The model's window before extension; its max_position_embeddings when left out."""
-    beta_fast: PositiveFloat | None = None
-    beta_slow: PositiveFloat | None = None
-    low_freq_factor: PositiveFloat | None = None
-    high_freq_factor: PositiveFloat | None = None
-
-    @model_validator(mode="after")
-    def _fields_fit_the_type(self) -> "Rope":
-        if self.type == "theta" and self.theta is None:
-            raise ValueError("type 'theta' needs 'theta', the new rope_theta (for example 500000.0)")
-        for names, types in (
-            (("beta_fast", "beta_slow"), {"yarn"}),
-            (("low_freq_factor", "high_freq_factor"), {"llama3"}),
-            (("factor",), {"ntk", "dynamic_ntk", "linear", "yarn", "llama3"}),
-        ):
-            for name in names:
-                if getattr(self, name) is not None and self.type not in types:
-                    raise ValueError(f"'{name}' has no meaning for type '{self.type}'; it belongs to {sorted(types)}")
-        return self
-
-
-class ShortMix(Section):
-    """Short documents beside the long ones keep what the model could do before (ProLong, 2410.02660)."""
-
-    share: Fraction
-    """Share of the samples that is drawn by these weights instead of the phase's."""
-    weights: dict[str, NonNegativeFloat]
-    """Share of those samples drawn from each source; normalised to 1."""
-
-    @model_validator(mode="after")
-    def _some_weight(self) -> "ShortMix":
-        _check_weights(self.weights)
-        return self
-
-
-class MixPhase(Section):
-    from_step: NonNegativeInt = 0
-    """First optimizer step (0-based) at which these weights hold."""
-    weights: dict[str, NonNegativeFloat]
-    """Share of samples drawn from each source; normalised to 1."""
-    short: ShortMix | None = None
-    """A share of the samples set aside for short documents, with a mix of its own."""
-    ramp: bool = False
-    """Move in a straight line from this phase's mix to the next one's, reached at its from_step."""
-
-    @model_validator(mode="after")
-    def _some_weight(self) -> "MixPhase":
-        _check_weights(self.weights)
-        return self
-
-
-def _check_weights(weights: dict[str, float]) -> None:
-    if not weights or sum(weights.values()) <= 0:
-        raise ValueError("'weights' needs at least one source with a weight above 0")
-
-
-UpsampleRatio = Annotated[float, Field(ge=1, le=100), NUMBER]
-
-
-class LengthWeight(Section):
-    threshold: PositiveInt | None = None
-    """Documents of at least this many tokens count as long; `data.upsample.threshold` when left out."""
-    ratio: UpsampleRatio
-    """As `data.upsample.ratio`; 1 draws all documents of this source alike."""
-
-
-class Upsample(Section):
-    threshold: PositiveInt
-    """Documents of at least this many tokens count as long."""
-    ratio: UpsampleRatio
-    """How many times as often a long document is drawn, inside its own source (Fu et al., 2402.10171)."""
-    by_source: dict[str, LengthWeight] = Field(default_factory=dict)
-    """Other values for some sources."""
-
-
-class Repetition(Section):
-    """How often a source may be read again; four epochs cost little, many more do (2305.16264)."""
-
-    max_epochs: PositiveFloat | None = None
-    """Limit for every source, in passes over its tokens (upsampled copies count as tokens); left out: none."""
-    by_source: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """Other limits for some sources."""
-    on_limit: Literal["refuse", "spread"] = "refuse"
-    """A mix that needs more: `refuse` the recipe, or `spread` what is over on the other sources by their weights."""
-
-
-class Data(Section):
-    manifest: str
-    """Directory (local or s3://) that `longspan prepare` wrote."""
-    sample_length: Annotated[int, Field(ge=2), NUMBER]
-    """Tokens in a training sample."""
-    target_length: Annotated[int, Field(ge=2, le=2**24), NUMBER]
-    """The window that positions are spread over; becomes max_position_embeddings."""
-    mix: list[MixPhase]
-    """The source mix; more than one phase makes a schedule."""
-    upsample: Upsample | None = None
-    repetition: Repetition = Repetition()
-    packing: Literal["best_fit", "sequential"] = "best_fit"
-    """How documents become samples: `best_fit` puts whole documents together where they fit and pads the rest,
-    `sequential` cuts the stream of documents every `sample_length` tokens and pads nothing.
-    """
-    shuffle: bool = True
-    """Off: documents and samples of a source come in the corpus's own order."""
-    shuffle_tokens: PositiveInt = 32_000_000
-    """Tokens of a source that are shuffled together, out of chunks drawn from all over it. More mixes wider; a feed
-    worker holds the blocks of all sources in memory (4 bytes a token, up to 2 GiB) and each chunk is read about once.
-    """
-    document_mask: bool = True
-    """Attention stays inside a document. Off: a sample is one document (UltraLong, CIP)."""
-
-    @model_validator(mode="after")
-    def _lengths_and_phases(self) -> "Data":
-        if self.sample_length > self.target_length:
-            raise ValueError(
-                f"'sample_length' {self.sample_length} is above 'target_length' {self.target_length};"
-                " positions must fit in the target window"
-            )
-        steps = [phase.from_step for phase in self.mix]
-        if not steps or steps[0] != 0 or sorted(set(steps)) != steps:
-            raise ValueError(f"'mix' phases need from_step rising from 0, not {steps}")
-        return self
-
-
-class Positions(Section):
-    type: Literal["contiguous", "longrecipe", "pose", "randpos"] = "longrecipe"
-    """Which position each token gets: papers.md; contiguous is ordinary training."""
-    variant: Literal["composition", "bounded"] = "composition"
-    """LongRecipe's gaps: a uniform composition of the unused positions, or independent bounded gaps (its Eq. 6)."""
-    min_segments: PositiveInt = 7
-    """LongRecipe: a document with fewer sentences than this gets random cuts beside them."""
-    num_chunks: Annotated[int, Field(ge=1), NUMBER] = 2
-    """PoSE: chunks a sample."""
 
 
 class Train(Section):
@@ -306,6 +137,24 @@ class Recipe(Section):
         if self.data.mix[-1].ramp:
             last = len(self.data.mix) - 1
             raise ValueError(f"data.mix.{last}.ramp: the last phase has no next one to move to; add a phase to reach")
+        return self
+
+    @model_validator(mode="after")
+    def _rope_fits_the_data(self) -> "Recipe":
+        if self.rope.type == "e2llm" and self.positions.type != "e2llm":
+            raise ValueError(
+                "rope.type: 'e2llm' exports the scale that was trained as positions; it needs positions.type: e2llm,"
+                f" not '{self.positions.type}'"
+            )
+        if self.rope.mixed_window and not self.data.document_mask:
+            raise ValueError(
+                "rope.mixed_window: tokens that attend to each other need one RoPE; set data.document_mask: true"
+            )
+        if self.rope.mixed_window and self.positions.type != "contiguous":
+            raise ValueError(
+                "rope.mixed_window: it tells documents by their length, which the skipped positions of"
+                f" '{self.positions.type}' go beyond; set positions.type: contiguous"
+            )
         return self
 
     @property

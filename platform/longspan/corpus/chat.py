@@ -1,7 +1,7 @@
 """Instruction data: a conversation in the tokenizer's own chat template, with loss on the assistant's answers only.
 
-`work` makes the documents of chat sources here. Answers are found by the template's own {% generation %} marks, or by
-rendering every prompt on its own and comparing it with the whole, token for token.
+`documents` makes the documents of chat sources here. Answers are found by the template's own {% generation %} marks,
+or by rendering every prompt on its own and comparing it with the whole, token for token.
 """
 
 import re
@@ -125,6 +125,10 @@ def _text(values: Mapping[str, Any], name: str, where: str) -> str:
     value = values[name]
     if not isinstance(value, str):
         raise DataError(f"{where}: field '{name}' is {type(value).__name__}, not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: field '{name}' holds half a surrogate pair at character {error.start}") from None
     return value
 
 

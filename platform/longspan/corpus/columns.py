@@ -1,12 +1,12 @@
-"""Texts in the columns of Parquet and Arrow files, a batch of rows at a time; whatever is wrong names file and row.
+"""Texts and records in Parquet and Arrow files, a batch of rows at a time; whatever is wrong names file and row.
 
 Called by `sources` for the documents and by `units` for the sizes of row groups.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from longspan import storage
 from longspan.errors import DataError
@@ -20,8 +20,8 @@ _FILE_MAGIC = b"ARROW1"
 _STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
-def row_group_bytes(file: str, text_field: str) -> list[int]:
-    """Bytes of text, before compression, in each row group of a Parquet file.
+def row_group_bytes(file: str, text_field: str | None) -> list[int]:
+    """Bytes of text, or of all columns if no field is named, before compression, in each row group of a Parquet file.
 
     Raises:
         DataError: the file is damaged, or the column is missing or not text.
@@ -31,6 +31,8 @@ def row_group_bytes(file: str, text_field: str) -> list[int]:
 
     with storage.open_input(file) as stream, _damage(file, "Parquet"):
         metadata = pq.read_metadata(stream)
+        if text_field is None:
+            return [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
         _check_column(metadata.schema.to_arrow_schema(), text_field, file)
         paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
         column = paths.index(text_field)
@@ -53,6 +55,35 @@ def parquet_texts(file: str, text_field: str, begin: int, end: int) -> Iterator[
         groups = list(range(begin, end))
         for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[text_field], use_threads=False):
             yield from _texts(batch.column(0), text_field, file, row)
+            row += batch.num_rows
+
+
+def parquet_records(file: str, fields: Collection[str], begin: int, end: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows in row groups [begin, end) of a Parquet file as records, each with its place ("FILE, row N").
+
+    Args:
+        fields: columns to read, those that there are; if there is none of them, all.
+
+    Raises:
+        DataError: the file is damaged, or a text is not UTF-8.
+        StorageError: it could not be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with storage.open_input(file) as stream, _damage(file, "Parquet"):
+        parquet = pq.ParquetFile(stream)
+        columns = [name for name in parquet.schema_arrow.names if name in fields] or None
+        row = sum(parquet.metadata.row_group(i).num_rows for i in range(begin))
+        groups = list(range(begin, end))
+        for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
+            try:
+                batch.validate(full=True)
+            except pa.ArrowInvalid as error:
+                rows = f"rows {row} to {row + batch.num_rows - 1}"
+                raise DataError(f"{file}, {rows}: not UTF-8 text ({_line(error)})") from None
+            for number, record in enumerate(batch.to_pylist(), start=row):
+                yield f"{file}, row {number}", record
             row += batch.num_rows
 
 

@@ -4,6 +4,7 @@
 a corpus; then the records go.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longspan import storage
+from longspan.config.corpus import ChatSource
 from longspan.corpus.chunks import chunks_bytes
+from longspan.corpus.documents import NEEDLE_TEXT_TOKENS, Job
 from longspan.corpus.index import index_bytes
 from longspan.corpus.manifest import (
     CHUNKS_FILE,
@@ -29,7 +32,7 @@ from longspan.corpus.manifest import (
 )
 from longspan.corpus.records import UNITS_FOLDER, UnitRecord, read_record
 from longspan.corpus.units import Unit
-from longspan.corpus.work import NEEDLE_TEXT_TOKENS, Job, unit_record_name
+from longspan.corpus.work import unit_record_name
 from longspan.corpus.writer import WrittenShard
 from longspan.errors import DataError
 
@@ -91,13 +94,18 @@ def combine(
 
 
 def pool_shards(job: Job, units: Sequence[Unit]) -> tuple[ShardInfo, ...]:
-    """The first shards of a finished text source: those that NEEDLE_TEXT_TOKENS tokens of text come from.
+    """The shards that NEEDLE_TEXT_TOKENS tokens of a finished text source lie in. Raises as `text_shards`."""
+    return text_shards(job, units, NEEDLE_TEXT_TOKENS)
+
+
+def text_shards(job: Job, units: Sequence[Unit], num_tokens: int | None = None) -> tuple[ShardInfo, ...]:
+    """The shards of a finished text source in order: all, or the first that hold `num_tokens` tokens of text.
 
     Raises:
         DataError: the source has no usable document; a record is damaged.
     """
     shards: list[ShardInfo] = []
-    room = NEEDLE_TEXT_TOKENS
+    room = math.inf if num_tokens is None else num_tokens
     skipped = 0
     for record in _records(job, units):
         skipped += record.skipped
@@ -170,6 +178,13 @@ def _records(job: Job, units: Sequence[Unit]) -> Iterator[UnitRecord]:
 
 def _no_documents(job: Job, name: str, skipped: int) -> DataError:
     least = job.corpus.min_document_tokens
+    source = next(source for source in job.corpus.sources if source.name == name)
+    if isinstance(source, ChatSource):
+        room = "" if source.max_tokens is None else f" that fits max_tokens {source.max_tokens}"
+        return DataError(
+            f"source {name}: none of its {skipped} conversations has an answer of the assistant{room}; check its paths"
+            " and the names of its fields and roles"
+        )
     return DataError(
         f"source {name}: none of its {skipped} documents has min_document_tokens {least} tokens; check its paths, or"
         " lower min_document_tokens"

@@ -9,13 +9,14 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from longspan import storage
-from longspan.config.corpus import ArrowSource, JsonlSource, ParquetSource, TextSource, TextualSource
+from longspan.config.corpus import ArrowSource, ChatSource, FileSource, JsonlSource, ParquetSource, TextSource
 from longspan.errors import ConfigError, DataError
 
 _NAMES = {
     JsonlSource: ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst"),
     ParquetSource: ("*.parquet",),
     ArrowSource: ("*.arrow", "*.feather"),
+    ChatSource: ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.parquet"),
 }
 _DATASET_DICT, _DATASET_STATE = "dataset_dict.json", "state.json"
 
@@ -27,7 +28,7 @@ class SourceFile(NamedTuple):
     size: int
 
 
-def find_files(source: TextualSource, field: str) -> list[SourceFile]:
+def find_files(source: FileSource, field: str) -> list[SourceFile]:
     """The source's files: each of `paths` itself if it is a file, else what matches in the folder.
 
     In a folder, `pattern` (or the names of the source's kind) is compared with a file's name and with its path below
@@ -55,7 +56,7 @@ def find_files(source: TextualSource, field: str) -> list[SourceFile]:
     return found if not isinstance(source, TextSource) else _first_bytes(found, source.max_bytes, field)
 
 
-def _names(source: TextualSource, path: str, sizes: dict[str, int], field: str) -> list[str]:
+def _names(source: FileSource, path: str, sizes: dict[str, int], field: str) -> list[str]:
     patterns = (source.pattern,) if isinstance(source, TextSource) else _NAMES[type(source)]
     saved = _saved_dataset(source, path, sizes, field) if isinstance(source, ArrowSource) else None
     if saved is not None:

@@ -12,9 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longspan import storage
-from longspan.config.corpus import Corpus, NeedleSource
-from longspan.corpus.combine import SHARDS_FOLDER, combine, pool_shards
-from longspan.corpus.manifest import MANIFEST_FILE, Manifest, TokenizerInfo, load_manifest
+from longspan.config.corpus import ChatSource, Corpus, InterleavedSource, NeedleSource, SynlSource, TextualSource
+from longspan.corpus.chat import chat_template
+from longspan.corpus.combine import SHARDS_FOLDER, combine, pool_shards, text_shards
+from longspan.corpus.documents import Job, chat_format, check_synl, num_bos
+from longspan.corpus.manifest import MANIFEST_FILE, Manifest, ShardInfo, TokenizerInfo, load_manifest
 from longspan.corpus.records import UNITS_FOLDER
 from longspan.corpus.sources import read_texts
 from longspan.corpus.tokenizer import (
@@ -25,8 +27,8 @@ from longspan.corpus.tokenizer import (
     store_tokenizer,
     train_tokenizer,
 )
-from longspan.corpus.units import Unit, list_units
-from longspan.corpus.work import Job, UnitResult, do_unit, unit_record_name
+from longspan.corpus.units import Unit, list_units, window_units
+from longspan.corpus.work import UnitResult, do_unit, unit_record_name
 from longspan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -77,9 +79,11 @@ def prepare(
         watch: takes the status, once before the first unit and after each.
 
     Raises:
-        ConfigError: a path without files, a tokenizer that cannot be had, needles without needle tokens, or an output
+        ConfigError: a path without files, a tokenizer that cannot be had or is not fit for a source (no needle tokens,
+            no chat template, a slow one for SynL), SynL lengths without room for their questions, or an output
             directory that holds something else.
-        DataError: a text that cannot be read, or a source without a usable document.
+        DataError: a text or conversation that cannot be read, a source without a usable document, or too little text
+            for what is made of it.
         StorageError: a file could not be read or written.
     """
     say = progress or (lambda line: None)
@@ -91,18 +95,38 @@ def prepare(
     info, ends = _tokenizer(corpus, fingerprint, units, state, say)
     job = Job(corpus, fingerprint, info, {})
 
-    needles = [source for source in corpus.sources if isinstance(source, NeedleSource)]
-    made = {source.name for source in needles}
-    text_units = [unit for name, own in units.items() if name not in made for unit in own]
-    needle_units = [unit for name, own in units.items() if name in made for unit in own]
-    everything = [*text_units, *needle_units]
+    later = [source for source in corpus.sources if isinstance(source, NeedleSource | InterleavedSource)]
+    names = {source.name for source in later}
+    first_units = [unit for name, own in units.items() if name not in names for unit in own]
+    everything = [unit for own in units.values() for unit in own]
     status = Status(0, len(everything), 0, sum(unit.num_bytes for unit in everything))
-    status = _run(job, text_units, status, run_units, say, watch)
-    if needles:
-        texts = {source.text_source for source in needles}
-        job = replace(job, pools={name: pool_shards(job, units[name]) for name in sorted(texts)})
-        _run(job, needle_units, status, run_units, say, watch)
+    status = _run(job, first_units, status, run_units, say, watch)
+    if later:
+        job, units = _with_text(job, units, say)
+        later_units = [unit for source in later for unit in units[source.name]]
+        # Windows were not known before.
+        everything = [unit for own in units.values() for unit in own]
+        total_bytes = sum(unit.num_bytes for unit in everything)
+        status = status._replace(num_units=len(everything), total_bytes=total_bytes)
+        _run(job, later_units, status, run_units, say, watch)
     return combine(job, units, ends, say)
+
+
+def _with_text(job: Job, units: dict[str, list[Unit]], say: Progress) -> tuple[Job, dict[str, list[Unit]]]:
+    """The job with the text of needle documents, and the units with those of interleaved ones; all texts are done."""
+    pools: dict[str, tuple[ShardInfo, ...]] = {}
+    found = dict(units)
+    for source in job.corpus.sources:
+        if isinstance(source, NeedleSource) and source.text_source not in pools:
+            pools[source.text_source] = pool_shards(job, units[source.text_source])
+        elif isinstance(source, InterleavedSource):
+            shards, bos = text_shards(job, units[source.text_source]), num_bos(job)
+            own = found[source.name] = window_units(source, shards, bos, job.corpus.unit_bytes)
+            tokens = sum(shard.tokens - bos * shard.documents for shard in shards)
+            count = own[-1].documents[1]
+            left = tokens - count * (source.window - bos)
+            say(f"{source.name}: {count:,} windows; the last {left:,} tokens of {source.text_source} fill none")
+    return replace(job, pools=pools), found
 
 
 def corpus_fingerprint(corpus: Corpus) -> str:
@@ -163,7 +187,7 @@ def _tokenizer(
     else:
         say(f"tokenizer: training {corpus.tokenizer.train_vocab_size} byte-level BPE tokens")
         tokenizer = train_tokenizer(_training_texts(corpus, units), corpus.tokenizer)
-    _check_needles(corpus, tokenizer)
+    _check_sources(corpus, tokenizer)
     if not tokenizer.is_fast:
         say(f"tokenizer: {corpus.tokenizer.path} has no fast version; it is several times slower")
     info = store_tokenizer(tokenizer, corpus.output)
@@ -173,7 +197,7 @@ def _tokenizer(
 
 
 def _training_texts(corpus: Corpus, units: dict[str, list[Unit]]) -> Iterator[str]:
-    sources = [source for source in corpus.sources if not isinstance(source, NeedleSource)]
+    sources = [source for source in corpus.sources if isinstance(source, TextualSource)]
     budget = TRAINING_CHARACTERS // max(len(sources), 1)
     for source in sources:
         used = 0
@@ -184,13 +208,21 @@ def _training_texts(corpus: Corpus, units: dict[str, list[Unit]]) -> Iterator[st
                 break
 
 
-def _check_needles(corpus: Corpus, tokenizer: "PreTrainedTokenizerBase") -> None:
+def _check_sources(corpus: Corpus, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raises ConfigError for a source that this tokenizer cannot serve, before anything is made."""
     for number, source in enumerate(corpus.sources):
         if isinstance(source, NeedleSource) and needle_vocabulary(tokenizer) is None:
             raise ConfigError(
                 f"sources.{number}: needles need needle tokens in the tokenizer; set tokenizer.needle_tokens with"
                 " train_vocab_size, or give the path of a tokenizer that was trained so"
             )
+        try:
+            if isinstance(source, SynlSource):
+                check_synl(corpus, source, tokenizer)
+            elif isinstance(source, ChatSource):
+                chat_template(tokenizer, chat_format(source))
+        except ConfigError as error:
+            raise ConfigError(f"sources.{number}: {error}") from None
 
 
 def _run(

@@ -1,4 +1,4 @@
-"""The raw texts of a source, one document at a time, from files on this machine or in S3.
+"""The raw texts and conversations of a source, one at a time, from files on this machine or in S3.
 
 `prepare` reads them unit by unit (`units`). A text that cannot be decoded is refused with its place and never repaired:
 a replaced byte would be trained on.
@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from longspan import storage
-from longspan.config.corpus import ArrowSource, JsonlSource, ParquetSource, TextualSource
-from longspan.corpus.columns import arrow_texts, parquet_texts
-from longspan.corpus.units import Piece, is_archive
+from longspan.config.corpus import ArrowSource, ChatSource, JsonlSource, ParquetSource, TextualSource
+from longspan.corpus.columns import arrow_texts, parquet_records, parquet_texts
+from longspan.corpus.units import Piece, is_archive, is_parquet
 from longspan.errors import DataError
 
 _CHUNK_BYTES = 4 << 20
@@ -40,6 +40,21 @@ def read_texts(source: TextualSource, pieces: Sequence[Piece]) -> Iterator[str]:
     return _file_texts(pieces)
 
 
+def read_records(source: ChatSource, pieces: Sequence[Piece]) -> Iterator[tuple[str, Any]]:
+    """The records in `pieces` in order, as JSON or Parquet has them, each with its place ("FILE, line N").
+
+    Raises:
+        DataError: a line that is not UTF-8 or not JSON, or a damaged file.
+        StorageError: a file could not be read.
+    """
+    fields = (source.messages_field, source.prompt_field, source.response_field)
+    for piece in pieces:
+        if is_parquet(source, piece.uri):
+            yield from parquet_records(piece.uri, fields, piece.begin, piece.end)
+        else:
+            yield from _jsonl_records(piece)
+
+
 def _file_texts(pieces: Sequence[Piece]) -> Iterator[str]:
     for piece, data in _read_ahead(pieces):
         if len(data) != piece.size:
@@ -61,20 +76,24 @@ def _read_ahead(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, bytes]]:
 
 
 def _jsonl_texts(piece: Piece, text_field: str) -> Iterator[str]:
-    """The texts of the lines that begin in the piece; the last of them may end behind it."""
+    return (_record_text(record, text_field, where) for where, record in _jsonl_records(piece))
+
+
+def _jsonl_records(piece: Piece) -> Iterator[tuple[str, Any]]:
+    """The lines that begin in the piece; the last of them may end behind it."""
     file = piece.uri
     for number, (offset, line) in enumerate(_lines(piece), start=1):
         if line.strip():
             # Inside a file lines are not counted: the ones before belong to other tasks.
             where = f"{file}, line {number}" if piece.begin == 0 else f"{file}, the line at byte {offset}"
-            yield _line_text(_decode(line, file, offset), text_field, where)
+            try:
+                record = json.loads(_decode(line, file, offset))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{where}: not valid JSON ({error})") from None
+            yield where, record
 
 
-def _line_text(line: str, text_field: str, where: str) -> str:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not valid JSON ({error})") from None
+def _record_text(record: Any, text_field: str, where: str) -> str:
     if not isinstance(record, dict) or text_field not in record:
         has = list(record)[:10] if isinstance(record, dict) else type(record).__name__
         raise DataError(f"{where}: no field '{text_field}'; it has {has} (set text_field)")

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,16 +151,33 @@ def encode(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> Iterat
     """
     for batch in _batches(texts):
         if tokenizer.is_fast:
-            backend = tokenizer.backend_tokenizer
             # Straight to the library: transformers' own call makes Python lists of every id, at twice the time or more.
-            backend.no_truncation()
-            backend.no_padding()
-            backend.encode_special_tokens = True
-            encodings = backend.encode_batch_fast(batch, add_special_tokens=False)
+            encodings = _backend(tokenizer).encode_batch_fast(batch, add_special_tokens=False)
             yield from (np.array(encoding.ids, dtype=np.uint32) for encoding in encodings)
         else:
             encoded = tokenizer(batch, add_special_tokens=False, split_special_tokens=True, verbose=False)
             yield from (np.array(ids, dtype=np.uint32) for ids in encoded["input_ids"])
+
+
+def encode_with_offsets(
+    tokenizer: "PreTrainedTokenizerBase", text: str
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """As `encode`, of one text and with a fast tokenizer only.
+
+    Returns:
+        token ids uint32 [num_tokens], and int64 [num_tokens, 2], characters [begin, end) of each in the text.
+    """
+    encoding = _backend(tokenizer).encode(text, add_special_tokens=False)
+    return np.array(encoding.ids, np.uint32), np.array(encoding.offsets, np.int64).reshape(-1, 2)
+
+
+def _backend(tokenizer: "PreTrainedTokenizerBase") -> Any:
+    """What is below a fast tokenizer, set to take every text whole and as text."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    return backend
 
 
 def sentence_end_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:

@@ -1,17 +1,32 @@
 """The work of `prepare` as a list of units, made by listing files: the same list for the same files, every time.
 
+Units of interleaved documents come later, from the shards of the text that they are made of (`window_units`).
+
 A unit is what one task reads, tokenises and writes, so its bounds decide the names and the bytes of shards. Nothing
 about workers goes into them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from longspan.config.corpus import Corpus, JsonlSource, NeedleSource, ParquetSource, TextualSource
+import numpy as np
+
+from longspan.config.corpus import (
+    ChatSource,
+    Corpus,
+    FileSource,
+    InterleavedSource,
+    JsonlSource,
+    NeedleSource,
+    ParquetSource,
+    SynlSource,
+)
 from longspan.corpus.columns import row_group_bytes
 from longspan.corpus.listing import SourceFile, find_files
+from longspan.corpus.manifest import ShardInfo
+from longspan.errors import DataError
 
 _FOOTERS_AHEAD = 32
 _TOKEN_BYTES = 4
@@ -25,7 +40,7 @@ class Piece:
         uri: the file.
         size: bytes of the whole file.
         begin, end: what is taken of it: row groups of a Parquet file, else bytes of the file as it is stored.
-        num_bytes: about how much input that is; of Parquet, the text column before compression.
+        num_bytes: about how much input that is; of Parquet, the text column (of records, all) before compression.
     """
 
     uri: str
@@ -45,6 +60,8 @@ class Unit:
         pieces: texts to read, in order; none of synthetic documents.
         documents: numbers [begin, end) of the synthetic documents to make.
         num_bytes: size of the input, or of the tokens of synthetic documents.
+        text: shards that hold the text of interleaved documents, in order; none of others.
+        text_begin: tokens of text (each document's bos aside) in the first of them that belong to earlier units.
     """
 
     source: str
@@ -52,10 +69,14 @@ class Unit:
     pieces: tuple[Piece, ...]
     documents: tuple[int, int]
     num_bytes: int
+    text: tuple[ShardInfo, ...] = ()
+    text_begin: int = 0
 
 
 def list_units(corpus: Corpus) -> dict[str, list[Unit]]:
     """The units of each source, by its name, in the order in which their documents are numbered.
+
+    There are none of interleaved sources yet.
 
     Raises:
         ConfigError: a path without files.
@@ -65,7 +86,12 @@ def list_units(corpus: Corpus) -> dict[str, list[Unit]]:
     units: dict[str, list[Unit]] = {}
     for number, source in enumerate(corpus.sources):
         if isinstance(source, NeedleSource):
-            units[source.name] = _needle_units(source, corpus.unit_bytes)
+            units[source.name] = _made_units(source.name, source.documents, source.length, corpus.unit_bytes)
+        elif isinstance(source, SynlSource):
+            length = -(-sum(source.lengths) // len(source.lengths))
+            units[source.name] = _made_units(source.name, source.documents, length, corpus.unit_bytes)
+        elif isinstance(source, InterleavedSource):
+            units[source.name] = []
         else:
             pieces = _pieces(source, find_files(source, f"sources.{number}"), corpus.unit_bytes)
             groups = list(_groups(pieces, corpus.unit_bytes))
@@ -82,31 +108,70 @@ def _unit_names(source: str, count: int) -> list[str]:
     return [f"{source}-{number:0{digits}d}" for number in range(count)]
 
 
-def _needle_units(source: NeedleSource, unit_bytes: int) -> list[Unit]:
-    size = _TOKEN_BYTES * source.length
-    begins = range(0, source.documents, max(1, unit_bytes // size))
-    bounds = [(begin, min(begin + begins.step, source.documents)) for begin in begins]
+def _made_units(source: str, documents: int, length: int, unit_bytes: int) -> list[Unit]:
+    """Units of that many synthetic documents of `length` tokens on average."""
+    size = _TOKEN_BYTES * length
+    begins = range(0, documents, max(1, unit_bytes // size))
+    bounds = [(begin, min(begin + begins.step, documents)) for begin in begins]
     return [
-        Unit(source.name, name, (), (begin, end), size * (end - begin))
-        for name, (begin, end) in zip(_unit_names(source.name, len(bounds)), bounds, strict=True)
+        Unit(source, name, (), (begin, end), size * (end - begin))
+        for name, (begin, end) in zip(_unit_names(source, len(bounds)), bounds, strict=True)
     ]
 
 
-def _pieces(source: TextualSource, files: list[SourceFile], unit_bytes: int) -> Iterator[Piece]:
-    if isinstance(source, ParquetSource):
+def window_units(source: InterleavedSource, shards: Sequence[ShardInfo], num_bos: int, unit_bytes: int) -> list[Unit]:
+    """Units of the windows that an interleaved source's text fills, each with the shards that it lies in.
+
+    Args:
+        shards: all of the text source, in order.
+        num_bos: tokens at the begin of every document that belong to no text; a window has them once.
+
+    Raises:
+        DataError: the text does not fill one window.
+    """
+    size = source.window - num_bos
+    text = np.array([shard.tokens - num_bos * shard.documents for shard in shards], np.int64)
+    ends = np.cumsum(text)
+    count = int(ends[-1]) // size
+    if not count:
+        raise DataError(
+            f"source {source.name}: text of {source.text_source}: {int(ends[-1])} tokens do not fill a window of"
+            f" {source.window}; give it more text, or a smaller window"
+        )
+    units = []
+    for unit in _made_units(source.name, count, source.window, unit_bytes):
+        begin, end = (number * size for number in unit.documents)
+        first = int(np.searchsorted(ends, begin, side="right"))
+        last = int(np.searchsorted(ends, end, side="left"))
+        skip = begin - int(ends[first] - text[first])
+        units.append(replace(unit, text=tuple(shards[first : last + 1]), text_begin=skip))
+    return units
+
+
+def _pieces(source: FileSource, files: list[SourceFile], unit_bytes: int) -> Iterator[Piece]:
+    read = partial(_file_pieces, source, unit_bytes)
+    if isinstance(source, ParquetSource | ChatSource):
         # A footer is a few small reads; one file after the other would wait for the store most of the time.
-        read = partial(_parquet_pieces, text_field=source.text_field, unit_bytes=unit_bytes)
         with ThreadPoolExecutor(_FOOTERS_AHEAD) as pool:
             for pieces in pool.map(read, files):
                 yield from pieces
         return
     for file in files:
-        step = unit_bytes if isinstance(source, JsonlSource) and not is_archive(file.uri) else file.size
-        for begin in range(0, file.size, max(step, 1)):
-            end = min(begin + step, file.size)
-            yield Piece(file.uri, file.size, begin, end, end - begin)
-        if not file.size:
-            yield Piece(file.uri, 0, 0, 0, 0)
+        yield from read(file)
+
+
+def _file_pieces(source: FileSource, unit_bytes: int, file: SourceFile) -> list[Piece]:
+    if is_parquet(source, file.uri):
+        return _parquet_pieces(file, source.text_field if isinstance(source, ParquetSource) else None, unit_bytes)
+    has_lines = isinstance(source, JsonlSource | ChatSource) and not is_archive(file.uri)
+    step = max(unit_bytes if has_lines else file.size, 1)
+    bounds = [(begin, min(begin + step, file.size)) for begin in range(0, file.size, step)] or [(0, 0)]
+    return [Piece(file.uri, file.size, begin, end, end - begin) for begin, end in bounds]
+
+
+def is_parquet(source: FileSource, uri: str) -> bool:
+    """Whether the source reads the file as Parquet, by row groups."""
+    return isinstance(source, ParquetSource) or (isinstance(source, ChatSource) and uri.endswith(".parquet"))
 
 
 def is_archive(uri: str) -> bool:
@@ -114,8 +179,8 @@ def is_archive(uri: str) -> bool:
     return uri.endswith((".gz", ".zst"))
 
 
-def _parquet_pieces(file: SourceFile, text_field: str, unit_bytes: int) -> list[Piece]:
-    """Neighbouring row groups of at most `unit_bytes` of text together, at least one each."""
+def _parquet_pieces(file: SourceFile, text_field: str | None, unit_bytes: int) -> list[Piece]:
+    """Neighbouring row groups of at most `unit_bytes` together, at least one each."""
     pieces: list[Piece] = []
     for number, num_bytes in enumerate(row_group_bytes(file.uri, text_field)):
         last = pieces[-1] if pieces else None

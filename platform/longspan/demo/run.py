@@ -116,7 +116,7 @@ def evaluate_untrained(base: Recipe, extended: Recipe, name: str) -> dict[str, A
 
     import torch
 
-    from longspan.config.recipe import Rope
+    from longspan.config.model import Rope
     from longspan.evaluate.run import evaluate_model, settings_of
     from longspan.rope import from_hf
     from longspan.rope.resolve import resolve_rope

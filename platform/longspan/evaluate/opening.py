@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from longspan.config.recipe import Model
+from longspan.config.model import Model
 from longspan.errors import ConfigError
 from longspan.model import attention
-from longspan.model.load import DTYPES, assert_rope, load_pretrained, read_config, rotary_modules
-from longspan.rope import RopeSettings, attention_scaling, from_hf, hf_max_position_embeddings, to_hf
+from longspan.model.load import DTYPES, assert_rope, load_pretrained, read_config, write_rope
+from longspan.rope import RopeSettings, from_hf
 
 
 def open_for_evaluation(
@@ -41,13 +41,11 @@ def open_for_evaluation(
     attention.register()
     config = read_config(Model(path=model_path, drop_sliding_window=drop_sliding_window))
     if rope is not None:
-        # The whole dictionary: transformers 5 ignores rope_theta= and fills what is left out with wrong values.
-        config.rope_parameters = to_hf(rope)
-        config.max_position_embeddings = hf_max_position_embeddings(rope, config.max_position_embeddings)
+        write_rope(config, rope, config.max_position_embeddings)
     settings = from_hf(config.to_dict())
     model: Any = load_pretrained(model_path, config, DTYPES[dtype], field="evaluate")
     model = model.to(resolve_device(device)).eval()
-    assert_settings(model, rope or settings)
+    assert_rope(model, rope or settings)
     return model, settings
 
 
@@ -56,15 +54,3 @@ def resolve_device(device: str) -> str:
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def assert_settings(model: nn.Module, settings: RopeSettings) -> None:
-    """Raises ConfigError unless every rotary module has `settings`' frequencies, in float32, and attention scaling."""
-    assert_rope(model, settings)
-    expected = attention_scaling(settings)
-    for module in rotary_modules(model):
-        found = float(getattr(module, "attention_scaling", 1.0))
-        if abs(found - expected) > 1e-6 * expected:
-            raise ConfigError(
-                f"rope: the model scales cos and sin by {found:.6g}, expected {expected:.6g} for {to_hf(settings)}"
-            )

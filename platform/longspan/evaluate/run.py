@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longspan.config.recipe import Recipe
+from longspan.config.tasks import Task
 from longspan.corpus.manifest import Manifest, load_manifest
 from longspan.errors import ConfigError
 from longspan.evaluate.grid import NeedleGrid
@@ -20,6 +21,7 @@ from longspan.evaluate.loss import loss_by_position
 from longspan.evaluate.needles import has_needle_tokens, needle_grid, vocabulary_from_tokenizer
 from longspan.evaluate.opening import open_for_evaluation, resolve_device
 from longspan.evaluate.plain_needles import plain_needle_grid
+from longspan.evaluate.tasks import task_grid
 from longspan.rope import RopeSettings, to_hf
 
 HAYSTACKS = 16
@@ -43,6 +45,8 @@ class EvaluationSettings:
         loss_windows: held-out windows read for the loss by position.
         buckets: log-spaced buckets of positions.
         drop_sliding_window: see `opening.open_for_evaluation`.
+        tasks: harder retrieval, asked beside the needle grid; needs a corpus with needle tokens.
+        short_length: window of the short-context loss; None asks for none.
     """
 
     lengths: tuple[int, ...]
@@ -57,6 +61,8 @@ class EvaluationSettings:
     loss_windows: int = 16
     buckets: int = 16
     drop_sliding_window: bool = False
+    tasks: tuple[Task, ...] = ()
+    short_length: int | None = None
 
 
 def settings_of(recipe: Recipe, device: str = "auto") -> EvaluationSettings:
@@ -100,7 +106,8 @@ def evaluate_model(
 
     Returns:
         {model, rope, dtype, device, text_source, needle: NeedleGrid.to_dict(), loss_by_position: LossCurve.to_dict(),
-        tokens: read by the model, seconds: spent reading them}.
+        tokens: read by the model, seconds: spent reading them}; with `settings.tasks` also tasks: {name: grid}, with
+        `settings.short_length` also short_loss: {length, mean, windows}.
 
     Raises:
         ConfigError: the model cannot be opened as asked, its tokenizer is not the corpus's, or a setting is out of
@@ -154,14 +161,52 @@ def _ask(
         device=device,
         batch_tokens=settings.batch_tokens,
     )
-    seconds = time.perf_counter() - start
     if report is not None:
         report(f"loss by position: {longest:,} tokens: {curve.mean:.3f} nats per token")
+    answers: dict[str, Any] = {"needle": grid.to_dict(), "loss_by_position": curve.to_dict()}
+    tokens = settings.examples * sum(grid.lengths) + curve.windows * longest
+    if settings.tasks:
+        answers["tasks"] = _tasks(model, tokenizer, np.concatenate(documents), settings, device, report)
+        tokens += settings.examples * sum(grid.lengths) * len(settings.tasks)
+    if settings.short_length is not None:
+        short = loss_by_position(
+            model,
+            documents,
+            settings.short_length,
+            windows=settings.loss_windows * max(1, longest // settings.short_length),
+            buckets=1,
+            device=device,
+            batch_tokens=settings.batch_tokens,
+        )
+        answers["short_loss"] = {"length": short.length, "mean": short.mean, "windows": short.windows}
+        tokens += short.windows * short.length
+    return {**answers, "tokens": tokens, "seconds": round(time.perf_counter() - start, 3)}
+
+
+def _tasks(
+    model: Any,
+    tokenizer: Any,
+    text: NDArray[np.uint32],
+    settings: EvaluationSettings,
+    device: str,
+    report: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    vocabulary = vocabulary_from_tokenizer(tokenizer)
     return {
-        "needle": grid.to_dict(),
-        "loss_by_position": curve.to_dict(),
-        "tokens": settings.examples * sum(grid.lengths) + curve.windows * longest,
-        "seconds": round(seconds, 3),
+        task: task_grid(
+            model,
+            vocabulary,
+            text,
+            task,
+            settings.lengths,
+            num_questions=settings.num_needles,
+            examples=settings.examples,
+            seed=settings.seed,
+            device=device,
+            batch_tokens=settings.batch_tokens,
+            report=None if report is None else lambda line, task=task: report(f"{task}: {line}"),  # type: ignore[misc]
+        ).to_dict()
+        for task in settings.tasks
     }
 
 

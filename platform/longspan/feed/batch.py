@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longspan.errors import DataError
-from longspan.positions import LongRecipe, PositionMethod, sample_positions, segment_starts
+from longspan.positions import Contiguous, LongRecipe, PositionMethod, sample_positions, segment_starts
 
 IGNORE = -100
 PAD = 0
 """Id of the tokens that fill a sample up: never a target, and in a segment of their own, so no id is wrong."""
 _POSITION_STREAM = 0x705
+_NO_DRAWS = np.random.default_rng(0)
+"""For the method that draws nothing: making a generator takes longer than its positions."""
 _T = TypeVar("_T", np.int32, np.float32)
 
 Tokens = tuple[NDArray[np.uint32], NDArray[np.float32] | None]
@@ -32,11 +34,21 @@ class Sample:
         index: global sample index.
         offsets: int64 [num_spans], first token of each span in the global token stream of the corpus.
         lengths: int32 [num_spans], tokens; together at most `BatchSettings.sample_length`.
+        document: int64 [num_spans], rising: spans of one number are of one document, with a splice between them where
+            text was left out. None: every span is a document of its own.
     """
 
     index: int
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int32]
+    document: NDArray[np.int64] | None = None
+
+    @property
+    def document_lengths(self) -> NDArray[np.int32]:
+        """Tokens of each document, int32 [num_documents]."""
+        if self.document is None:
+            return self.lengths
+        return np.add.reduceat(self.lengths, np.flatnonzero(np.diff(self.document, prepend=-1)))
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,8 @@ class BatchSettings:
     method: PositionMethod
     document_mask: bool
     seed: int
-    ends_sentence: NDArray[np.bool_]
+    ends_segment: NDArray[np.bool_]
+    """bool [vocab_size], True for tokens after which LongRecipe may open a gap (`segments.segment_ends`)."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +113,10 @@ def make_micro_batch(samples: Sequence[Sample], tokens: Tokens, settings: BatchS
             )
     ids = _padded(tokens[0].view(np.int32), sizes, width, np.int32(PAD))
     weight = None if tokens[1] is None else _padded(tokens[1], sizes, width, np.float32(0))
-    segments = [_with_padding(sample.lengths, width - size) for sample, size in zip(samples, sizes, strict=True)]
-    labels, loss_weight = _targets(ids, weight, np.cumsum(np.concatenate(segments)), sizes, width)
-    if not settings.document_mask:
-        segments = [_with_padding(np.array([size]), width - size) for size in sizes]
+    spans = [_with_padding(sample.lengths, width - size) for sample, size in zip(samples, sizes, strict=True)]
+    labels, loss_weight = _targets(ids, weight, np.cumsum(np.concatenate(spans)), sizes, width)
+    parts = [s.document_lengths if settings.document_mask else s.lengths.sum(keepdims=True) for s in samples]
+    segments = [_with_padding(part, width - size) for part, size in zip(parts, sizes, strict=True)]
     return MicroBatch(
         first_sample=samples[0].index,
         input_ids=ids,
@@ -180,21 +193,29 @@ def _targets(
 def _positions(
     samples: Sequence[Sample], sizes: list[int], ids: NDArray[np.int32], settings: BatchSettings
 ) -> NDArray[np.float32]:
-    width = settings.sample_length
-    positions = np.empty(ids.size, np.float32)
+    width, method = settings.sample_length, settings.method
     starts = np.zeros(0, np.int64)
-    if isinstance(settings.method, LongRecipe):  # the only method that asks where sentences end
-        starts = segment_starts(ids, settings.ends_sentence)
+    if isinstance(method, LongRecipe):  # the only method that asks where segments begin
+        starts = segment_starts(ids, settings.ends_segment)
+    rows = []
     for number, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
-        begin, end = number * width, number * width + size
-        own = starts[slice(*np.searchsorted(starts, [begin, end]))] - begin
-        lengths = sample.lengths if settings.document_mask else np.array([size])
-        positions[begin:end] = sample_positions(
-            settings.method,
-            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-            own,
-            settings.target_length,
-            np.random.default_rng([settings.seed, _POSITION_STREAM, sample.index]),
-        )
-        positions[end : begin + width] = np.arange(width - size, dtype=np.float32)
-    return positions
+        lengths = sample.document_lengths if settings.document_mask else np.array([size])
+        cu_seqlens = np.zeros(lengths.size + 1, np.int64)
+        np.cumsum(lengths, out=cu_seqlens[1:])
+        begin = number * width
+        own = starts
+        if starts.size and (len(samples) > 1 or size < width):
+            own = starts[slice(*starts.searchsorted([begin, begin + size]))] - begin
+        if isinstance(method, LongRecipe) and sample.document is not None:  # a gap may open at a splice too
+            own = np.union1d(own, np.cumsum(sample.lengths, dtype=np.int64) - sample.lengths)
+        rng = _NO_DRAWS if isinstance(method, Contiguous) else _position_rng(settings.seed, sample.index)
+        rows.append(sample_positions(method, cu_seqlens, own, settings.target_length, rng))
+        if size < width:
+            rows.append(np.arange(width - size, dtype=np.float32))
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+
+def _position_rng(seed: int, index: int) -> np.random.Generator:
+    """Random numbers of a sample's positions. From an array of words: numpy takes a list apart three times as long."""
+    words = np.array([seed & 0xFFFFFFFF, seed >> 32, _POSITION_STREAM, index & 0xFFFFFFFF, index >> 32], np.uint32)
+    return np.random.Generator(np.random.PCG64(words))

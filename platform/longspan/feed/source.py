@@ -14,7 +14,9 @@ from longspan.corpus.reader import MEMORY_BYTES, TokenReader
 from longspan.corpus.writer import TOKEN_BYTES
 from longspan.errors import DataError
 from longspan.feed.batch import BatchSettings, MicroBatch, Sample, make_micro_batch, spans_of, split_rows
-from longspan.positions import Contiguous, LongRecipe, PoSE, PositionMethod, RandPos
+from longspan.feed.scores import NO_SCORES, ScoreUse, apply_scores, open_scores, score_use
+from longspan.feed.segments import segment_ends
+from longspan.positions import CREAM, E2LLM, Contiguous, LongRecipe, PoSE, PositionMethod, RandPos, check_scales
 
 PLAN_FOLDER = "plan"
 _MOST_MEMORY_BYTES = 2 << 30
@@ -45,6 +47,7 @@ class FeedSpec:
     """Disk of a node for chunks of a corpus in a store."""
     chunk_memory_bytes: int = MEMORY_BYTES
     """Memory of a process for chunks: what is shuffled together is read together."""
+    score_use: ScoreUse = NO_SCORES
 
     @property
     def micro_batches_per_step(self) -> int:
@@ -52,30 +55,42 @@ class FeedSpec:
 
 
 def position_method(recipe: Recipe) -> PositionMethod:
-    settings = recipe.positions
-    match settings.type:
+    """The method that the recipe names; what it leaves out is the method's own default.
+
+    Raises:
+        ConfigError: settings that do not go with the data section.
+    """
+    settings = recipe.positions.model_dump(exclude_none=True)
+    match settings.pop("type"):
         case "contiguous":
             return Contiguous()
         case "longrecipe":
-            return LongRecipe(variant=settings.variant, min_segments=settings.min_segments)
+            return LongRecipe(**settings)
         case "pose":
-            return PoSE(num_chunks=settings.num_chunks)
+            return PoSE(**settings)
         case "randpos":
             return RandPos()
+        case "cream":
+            return CREAM(**settings)
+        case _:
+            method = E2LLM(**settings)
+            check_scales(method, recipe.data.target_length)
+            return method
 
 
 def feed_spec(recipe: Recipe) -> FeedSpec:
     """The feed of a staged run.
 
     Raises:
-        DataError: the plan cannot be read, or is not one for samples of this length.
+        DataError: the plan or an analysis cannot be read, or the plan is not one for samples of this length.
     """
     plan_uri = storage.absolute(storage.join(recipe.run_uri, PLAN_FOLDER))
     info = read_plan_info(plan_uri)
-    if info.sample_length != recipe.data.sample_length:
+    if info.sample_length != recipe.data.plan_length:
+        field = "data.selection.from_length" if recipe.data.selection else "data.sample_length"
         raise DataError(
-            f"{plan_uri}: a plan of samples of {info.sample_length} tokens, but data.sample_length is"
-            f" {recipe.data.sample_length}; give the run another output"
+            f"{plan_uri}: a plan of samples of {info.sample_length} tokens, but {field} is"
+            f" {recipe.data.plan_length}; give the run another output"
         )
     return FeedSpec(
         plan_uri=plan_uri,
@@ -91,6 +106,7 @@ def feed_spec(recipe: Recipe) -> FeedSpec:
         seed=recipe.seed,
         shard_cache_bytes=recipe.parallel.shard_cache_bytes,
         chunk_memory_bytes=chunk_memory(recipe),
+        score_use=score_use(recipe),
     )
 
 
@@ -127,8 +143,9 @@ class Source:
             method=spec.method,
             document_mask=spec.document_mask,
             seed=spec.seed,
-            ends_sentence=manifest.ends_sentence(),
+            ends_segment=segment_ends(spec.manifest_uri, manifest, spec.method),
         )
+        self._scores = open_scores(spec.score_use, manifest, spec.seed)
 
     def micro_batch(self, index: int) -> MicroBatch:
         """Micro-batch `index`: samples [index * micro_batch_size, (index + 1) * micro_batch_size)."""
@@ -140,7 +157,8 @@ class Source:
             return []
         batches = [self._samples(index) for index in indices]
         samples = [sample for batch in batches for sample in batch]
-        row = make_micro_batch(samples, self._reader.gather(*spans_of(samples)), self._settings)
+        samples, tokens = apply_scores(self._scores, samples, self._reader.gather(*spans_of(samples)))
+        row = make_micro_batch(samples, tokens, self._settings)
         return split_rows(row, [batch[0].index for batch in batches])
 
     def _samples(self, index: int) -> list[Sample]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from torch import nn
 
 from longspan import storage
-from longspan.config.recipe import Model
+from longspan.config.model import Model
+from longspan.corpus.impact.settings import Machine, ScoreSettings
 from longspan.corpus.manifest import Manifest
 from longspan.errors import ConfigError
 from longspan.evaluate.opening import open_for_evaluation
-from longspan.impact.settings import Machine, ScoreSettings
 from longspan.model.load import read_config
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 import longspan.errors
+from longspan.corpus.impact.parts import PartInfo, Unit
 from longspan.errors import LaunchError, LongspanError
-from longspan.impact.parts import PartInfo, Unit
 from longspan.impact.run import Done, DoUnit, RunUnits
 
 _NO_PART = PartInfo(file="", first_document=0, documents=0, offset=0, tokens=0, bytes=0, digest="")

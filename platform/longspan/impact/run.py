@@ -16,13 +16,8 @@ import numpy as np
 import torch
 
 from longspan import storage
-from longspan.corpus.index import corpus_table, document_offset
-from longspan.corpus.manifest import Manifest, load_manifest
-from longspan.corpus.reader import TokenReader
-from longspan.errors import ConfigError
-from longspan.impact.manifest import MANIFEST_FILE, VERSION, ImpactManifest, load_impact, write_manifest
-from longspan.impact.models import Pair, check_models, open_pair
-from longspan.impact.parts import (
+from longspan.corpus.impact.manifest import MANIFEST_FILE, VERSION, ImpactManifest, load_impact, write_manifest
+from longspan.corpus.impact.parts import (
     RECORDS_FOLDER,
     PartInfo,
     Unit,
@@ -32,8 +27,13 @@ from longspan.impact.parts import (
     write_part,
     write_record,
 )
+from longspan.corpus.impact.settings import Machine, ScoreSettings, score_fingerprint
+from longspan.corpus.index import corpus_table, document_offset
+from longspan.corpus.manifest import Manifest, load_manifest
+from longspan.corpus.reader import TokenReader
+from longspan.errors import ConfigError
+from longspan.impact.models import Pair, check_models, open_pair
 from longspan.impact.scores import document_scores
-from longspan.impact.settings import Machine, ScoreSettings, score_fingerprint
 
 _STATE_FILE = "state.json"
 _READS_AHEAD = 16

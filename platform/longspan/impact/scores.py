@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from longspan.corpus.impact.settings import Measure, ScoreSettings
 from longspan.evaluate.grid import LOGITS_CHUNK, hidden_states
 from longspan.impact.models import Pair
-from longspan.impact.settings import Measure, ScoreSettings
 
 
 class Window(NamedTuple):

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longspan import storage
+from longspan.corpus.impact.reader import ImpactReader
 from longspan.corpus.manifest import load_manifest
 from longspan.corpus.reader import TokenReader
 from longspan.corpus.tokenizer import open_tokenizer
 from longspan.errors import ConfigError, DataError
 from longspan.impact.part_of_speech import Tagger
-from longspan.impact.reader import ImpactReader
 from longspan.impact.tally import KindCount, SpeechTally, Sums, grouped, kind_counts, token_sums
 from longspan.impact.token_types import VocabularyTypes, vocabulary_types
 

@@ -8,19 +8,21 @@ from typing import Any
 
 from longspan import storage
 from longspan.checkpoint.commit import newest_commit
+from longspan.config.data import Data
 from longspan.config.load import fingerprint, parse, to_yaml
 from longspan.config.recipe import Recipe
 from longspan.corpus.changed import check_corpus, expect_manifest, store_planned_manifest
 from longspan.corpus.index import corpus_table
 from longspan.corpus.manifest import MANIFEST_FILE, Manifest, load_manifest
 from longspan.corpus.plan_table import INFO_FILE, read_plan_info, write_plan
-from longspan.errors import ConfigError, StorageError
+from longspan.errors import ConfigError, DataError, StorageError
+from longspan.feed.scores import check_scores, scores_mark
 from longspan.feed.source import PLAN_FOLDER
 from longspan.launch.survey import describe_survey, open_survey, watched, write_description
 from longspan.launch.vocabulary import check_tokenizer
 from longspan.model.load import extend_config, head_dim, read_config
 from longspan.planner.settings import plan_settings
-from longspan.rope import RopeSettings, first_negative_distance, theta_lower_bound
+from longspan.rope import RopeSettings, theta_warning
 from longspan.sampling.plan import plan_parts
 from longspan.topology import check_attention_heads
 
@@ -37,9 +39,19 @@ def located(recipe: Recipe) -> Recipe:
         update={
             "output": storage.absolute(recipe.run_uri),
             "model": recipe.model.model_copy(update={"path": path}),
-            "data": recipe.data.model_copy(update={"manifest": storage.absolute(recipe.data.manifest)}),
+            "data": _located_data(recipe.data),
         }
     )
+
+
+def _located_data(data: Data) -> Data:
+    selection, weighting = data.selection, data.loss_weighting
+    if selection is not None and selection.scores is not None:
+        selection = selection.model_copy(update={"scores": storage.absolute(selection.scores)})
+    if weighting is not None:
+        weighting = weighting.model_copy(update={"scores": storage.absolute(weighting.scores)})
+    changes = {"manifest": storage.absolute(data.manifest), "selection": selection, "loss_weighting": weighting}
+    return data.model_copy(update=changes)
 
 
 def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
@@ -47,10 +59,12 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
 
     Raises:
         ConfigError, TopologyError: one line, naming the field that does not fit the model or the corpus.
-        DataError: a file of the corpus is missing or of another size; names it.
+        DataError: a file of the corpus is missing or of another size, or the scores that the recipe names are not those
+            of the corpus; names it.
     """
     config = read_config(recipe.model)
     check_attention_heads(config.num_attention_heads, config.num_key_value_heads, recipe.parallel.sequence_parallel)
+    _check_scale(recipe, config.max_position_embeddings)
     settings = extend_config(config, recipe.rope, recipe.data.target_length)
     if not storage.exists(storage.join(recipe.data.manifest, MANIFEST_FILE)):
         raise ConfigError(
@@ -71,6 +85,7 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
         raise ConfigError("evaluate.text_source: required when evaluate.lengths is given; name a held-out source")
     check_tokenizer(recipe, manifest)
     check_corpus(recipe.data.manifest, manifest)
+    check_scores(recipe, manifest)
     _warn_of_base(settings, recipe, head_dim(config))
     return config, manifest
 
@@ -78,15 +93,20 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
 def _warn_of_base(settings: RopeSettings, recipe: Recipe, dimensions: int) -> None:
     if settings.rope_type != "default":
         return
-    distance = first_negative_distance(settings.rope_theta, recipe.data.target_length, dimensions)
-    if distance is not None:
-        _logger.warning(
-            "rope: with rope_theta %s a token %s tokens back scores below a random one on average, inside the target"
-            " window of %s (arXiv 2405.14591); a larger base, for example %s, would not",
-            f"{settings.rope_theta:,.0f}",
-            f"{distance:,}",
-            f"{recipe.data.target_length:,}",
-            f"{theta_lower_bound(recipe.data.target_length, dimensions):,.0f}",
+    rotary_dim = int(dimensions * settings.partial_rotary_factor)
+    warning = theta_warning(settings.rope_theta, recipe.data.target_length, rotary_dim)
+    if warning is not None:
+        _logger.warning("%s", warning)
+
+
+def _check_scale(recipe: Recipe, max_position_embeddings: int) -> None:
+    """E2-LLM's scale is counted from one window, in the positions as in the exported RoPE."""
+    window = recipe.rope.original_max_position_embeddings or max_position_embeddings
+    if recipe.rope.type == "e2llm" and recipe.positions.window != window:
+        raise ConfigError(
+            f"positions.window: {recipe.positions.window}, but the exported scale would be counted from the model's"
+            f" window of {window}; give that one, or rope.original_max_position_embeddings:"
+            f" {recipe.positions.window}"
         )
 
 
@@ -120,7 +140,7 @@ def _has_plan(recipe: Recipe, manifest: Manifest, mark: str) -> bool:
     """True where the whole plan of this recipe over this corpus is there.
 
     Raises:
-        DataError: it is there, but over another corpus.
+        DataError: it is there, but over another corpus or for other scores.
     """
     uri = storage.join(recipe.run_uri, PLAN_FOLDER)
     if not all(storage.exists(storage.join(uri, name)) for name in (MANIFEST_FILE, INFO_FILE)):
@@ -129,6 +149,11 @@ def _has_plan(recipe: Recipe, manifest: Manifest, mark: str) -> bool:
     if made_for.get("recipe") != mark:
         return False
     expect_manifest(recipe.data.manifest, manifest, made_for["manifest"], uri)
+    if made_for.get("scores", "") != scores_mark(recipe):
+        raise DataError(
+            f"{recipe.run_uri}: the corpus was scored anew since the run was staged; restore the scores, or give the"
+            " run another output"
+        )
     return True
 
 
@@ -139,6 +164,7 @@ def _write_plan(recipe: Recipe, config: Any, manifest: Manifest, mark: str) -> N
     settings = plan_settings(recipe, manifest.source_names)
     survey = open_survey(table, settings)
     parts = plan_parts(table, settings)
+    scores = scores_mark(recipe)
     storage.delete_tree(uri)
     write_plan(
         uri,
@@ -146,7 +172,7 @@ def _write_plan(recipe: Recipe, config: Any, manifest: Manifest, mark: str) -> N
         manifest.source_names,
         settings.sample_length,
         settings.num_samples,
-        {"recipe": mark, "manifest": manifest.fingerprint},
+        {"recipe": mark, "manifest": manifest.fingerprint, **({"scores": scores} if scores else {})},
     )
     description = describe_survey(recipe, config, manifest, survey)
     write_description(recipe, description)

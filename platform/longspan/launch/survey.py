@@ -20,9 +20,12 @@ from longspan.config.recipe import Recipe
 from longspan.corpus.manifest import Manifest
 from longspan.corpus.reader import TokenReader
 from longspan.feed.batch import BatchSettings, Sample, make_micro_batch, spans_of
+from longspan.feed.scores import apply_scores, open_scores, score_use
+from longspan.feed.segments import segment_ends
 from longspan.feed.source import position_method
 from longspan.planner.data import documents_in_samples
 from longspan.planner.describe import describe_plan
+from longspan.positions import coverage_unit
 from longspan.rope import from_hf
 from longspan.sampling.plan import PlanPart, PlanSettings
 from longspan.sampling.statistics import LENGTH_BUCKETS, PlanStatistics, open_statistics
@@ -131,15 +134,19 @@ def _positions(recipe: Recipe, manifest: Manifest, picked: list[Sample]) -> Iter
     while len(picked) > 1 and sum(sample.lengths.size for sample in picked) > _SPANS_MEASURED:
         picked = picked[::2]
     reader = TokenReader(recipe.data.manifest, manifest, disk_bytes=recipe.parallel.shard_cache_bytes)
+    method = position_method(recipe)
     settings = BatchSettings(
         recipe.data.sample_length,
         recipe.data.target_length,
-        position_method(recipe),
+        method,
         recipe.data.document_mask,
         recipe.seed,
-        manifest.ends_sentence(),
+        segment_ends(recipe.data.manifest, manifest, method),
     )
+    scores = open_scores(score_use(recipe), manifest, recipe.seed)
     for sample in picked:
-        batch = make_micro_batch([sample], reader.gather(*spans_of([sample])), settings)
-        size = int(sample.lengths.sum())
-        yield batch.positions[:size], batch.cu_seqlens[batch.cu_seqlens <= size]
+        chosen, tokens = apply_scores(scores, [sample], reader.gather(*spans_of([sample])))
+        batch = make_micro_batch(chosen, tokens, settings)
+        size = int(chosen[0].lengths.sum())
+        positions = batch.positions[:size] * np.float32(coverage_unit(method, recipe.data.target_length))
+        yield positions, batch.cu_seqlens[batch.cu_seqlens <= size]

@@ -7,30 +7,41 @@ the complete dictionary is written into the config and the frequencies of the bu
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from longspan import storage
-from longspan.config.recipe import Model, Rope
+from longspan.config.model import Model, Rope
 from longspan.errors import ConfigError
-from longspan.model import attention
-from longspan.rope import RopeSettings, from_hf, hf_max_position_embeddings, inv_freq, to_hf
-from longspan.rope.resolve import resolve_rope
+from longspan.model import attention, lora
+from longspan.model.rotary import MixedRotary, turn_by_document
+from longspan.rope import (
+    RopeSettings,
+    attention_scaling,
+    from_hf,
+    hf_max_position_embeddings,
+    inv_freq,
+    to_hf,
+    window_frequencies,
+)
+from longspan.rope.resolve import RunRope, run_rope
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def read_config(model: Model) -> Any:
-    """The transformers config of `model.path`, checked to be of a supported family.
+    """The transformers config of `model.path`, checked to be of a supported family, its RoPE that of the file.
 
     Raises:
-        ConfigError: the path cannot be read, or the family, window or dropout is not supported.
+        ConfigError: the path cannot be read, or the family, window, dropout or RoPE is not supported.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PretrainedConfig
 
     directory = _directory(model.path)
     try:
+        raw = PretrainedConfig.get_config_dict(directory, revision=model.revision)[0]
         config = AutoConfig.from_pretrained(
             directory, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
@@ -59,7 +70,20 @@ def read_config(model: Model) -> Any:
             config.layer_types = ["full_attention"] * config.num_hidden_layers
         if hasattr(config, "use_sliding_window"):
             config.use_sliding_window = False
+    write_rope(config, _rope_of_file(raw, config), config.max_position_embeddings)
     return config
+
+
+def _rope_of_file(raw: dict[str, Any], config: Any) -> RopeSettings:
+    """RoPE as config.json has it. The config object cannot tell: it fills a missing original window with the new one.
+
+    A base or window that the file leaves to the model's class (Llama 2's base) is taken from the class.
+    """
+    given = {"max_position_embeddings": config.max_position_embeddings, **raw}
+    sections = (raw, raw.get("rope_parameters") or {}, raw.get("rope_scaling") or {})
+    if all(section.get("rope_theta") is None for section in sections):
+        given["rope_theta"] = config.rope_parameters["rope_theta"]
+    return from_hf(given)
 
 
 def _directory(path: str) -> str:
@@ -71,18 +95,41 @@ def head_dim(config: Any) -> int:
 
 
 def extend_config(config: Any, rope: Rope, target_length: int) -> RopeSettings:
-    """Write the recipe's RoPE, complete, and the target window into `config`; returns the settings."""
-    settings = resolve_rope(
-        from_hf(config.to_dict()), rope, head_dim(config), config.max_position_embeddings, target_length
-    )
-    config.rope_parameters = to_hf(settings)
-    window = max(target_length, config.max_position_embeddings)
-    config.max_position_embeddings = hf_max_position_embeddings(settings, window)
+    """Write the RoPE that the recipe exports, complete, and the target window into `config`; returns the settings."""
+    settings = rope_of_run(config, rope, target_length).exported
+    write_rope(config, settings, max(target_length, config.max_position_embeddings))
     return settings
 
 
-def open_model(model: Model, rope: Rope, target_length: int, seed: int) -> tuple[nn.Module, RopeSettings]:
-    """The model in `model.dtype` with longspan's attention and the recipe's RoPE, on the CPU.
+def rope_of_run(config: Any, rope: Rope, target_length: int) -> RunRope:
+    """What the recipe trains with and exports on the model of `config` (from `read_config`)."""
+    return run_rope(from_hf(config.to_dict()), rope, head_dim(config), config.max_position_embeddings, target_length)
+
+
+def write_rope(config: Any, settings: RopeSettings, window: int) -> None:
+    """Put `settings`, complete, and the window in tokens into a transformers config."""
+    config.rope_parameters = to_hf(settings)
+    config.max_position_embeddings = hf_max_position_embeddings(settings, window)
+    # Phi-3's place for the original window: transformers lets it win over rope_parameters, also where it is stale.
+    if settings.rope_type == "longrope":
+        config.original_max_position_embeddings = settings.original_max_position_embeddings
+    elif hasattr(config, "original_max_position_embeddings"):
+        del config.original_max_position_embeddings
+
+
+def open_model(
+    model: Model, rope: Rope, target_length: int, seed: int, sequence_rank: int = 0
+) -> tuple[nn.Module, RopeSettings]:
+    """The model in `model.dtype` with longspan's attention and the RoPE that the recipe trains with, on the CPU.
+
+    Args:
+        model, rope: of the recipe.
+        target_length: the window to reach, in tokens.
+        seed: of random weights.
+        sequence_rank: this rank's place among those that share a sample; mixed windows need it.
+
+    Returns:
+        The network and `RunRope.trained`.
 
     Raises:
         ConfigError: see `read_config`; weights that are missing, incomplete or not safetensors.
@@ -92,8 +139,10 @@ def open_model(model: Model, rope: Rope, target_length: int, seed: int) -> tuple
 
     attention.register()
     disable_progress_bar()
+    lora.require_quantiser(model.lora)
     config = read_config(model)
-    settings = extend_config(config, rope, target_length)
+    plan = rope_of_run(config, rope, target_length)
+    write_rope(config, plan.trained, max(target_length, config.max_position_embeddings))
     config.dtype = DTYPES[model.dtype]
     if model.weights == "random":
         torch.manual_seed(seed)
@@ -110,10 +159,14 @@ def open_model(model: Model, rope: Rope, target_length: int, seed: int) -> tuple
             trust_remote_code=model.trust_remote_code,
         )
     network.config.use_cache = False
+    if model.lora is not None:
+        lora.attach(network, model, model.lora, seed)
     if model.gradient_checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    assert_rope(network, settings)
-    return network, settings
+    assert_rope(network, plan.trained)
+    if plan.mixed is not None:
+        turn_by_document(network, plan.mixed, head_dim(config), sequence_rank)
+    return network, plan.trained
 
 
 def load_pretrained(
@@ -175,19 +228,35 @@ def rotary_modules(network: nn.Module) -> list[nn.Module]:
 
 
 def assert_rope(network: nn.Module, settings: RopeSettings) -> None:
-    """Raises ConfigError unless every rotary module holds the float32 frequencies of `settings` (relative 1e-5)."""
+    """Raises ConfigError unless every rotary module holds the float32 frequencies of `settings` (relative 1e-5), with
+    mixed windows those of the original RoPE beside them, and scales cos and sin as `settings` do (relative 1e-6).
+    """
     config: Any = network.config
-    expected = inv_freq(settings, head_dim(config))
+    expected, scaling = inv_freq(settings, head_dim(config)), attention_scaling(settings)
     modules = rotary_modules(network)
     if not modules:
         raise ConfigError(f"rope: {type(network).__name__} has no rotary embedding with inv_freq to check")
     for module in modules:
-        found: torch.Tensor = module.inv_freq  # type: ignore[assignment]
-        if found.dtype != torch.float32:
-            raise ConfigError(f"rope: inv_freq of {type(module).__name__} is {found.dtype}, must be float32")
-        actual = found.detach().cpu().numpy()
-        if actual.shape != expected.shape or not np.allclose(actual, expected, rtol=1e-5, atol=0):
+        _assert_frequencies(module, "inv_freq", expected, settings)
+        if isinstance(module, MixedRotary):
+            original = window_frequencies(module.mixed, head_dim(config))[0]
+            _assert_frequencies(module, "original_inv_freq", original, module.mixed.original)
+        found = float(getattr(module, "attention_scaling", 1.0))
+        if abs(found - scaling) > 1e-6 * scaling:
             raise ConfigError(
-                f"rope: the model's frequencies are not those of {to_hf(settings)}; highest and lowest found"
-                f" {actual[0]:.6g}, {actual[-1]:.6g}, expected {expected[0]:.6g}, {expected[-1]:.6g}"
+                f"rope: the model scales cos and sin by {found:.6g}, expected {scaling:.6g} for {to_hf(settings)}"
             )
+
+
+def _assert_frequencies(
+    module: nn.Module, name: str, expected: npt.NDArray[np.float32], settings: RopeSettings
+) -> None:
+    found: torch.Tensor = getattr(module, name)
+    if found.dtype != torch.float32:
+        raise ConfigError(f"rope: {name} of {type(module).__name__} is {found.dtype}, must be float32")
+    actual = found.detach().cpu().numpy()
+    if actual.shape != expected.shape or not np.allclose(actual, expected, rtol=1e-5, atol=0):
+        raise ConfigError(
+            f"rope: the model's frequencies are not those of {to_hf(settings)}; highest and lowest found"
+            f" {actual[0]:.6g}, {actual[-1]:.6g}, expected {expected[0]:.6g}, {expected[-1]:.6g}"
+        )

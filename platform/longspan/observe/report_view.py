@@ -14,7 +14,14 @@ from longspan.observe.results import all_lengths, model_rows
 
 Pairs = list[tuple[str, str]]
 
-_KINDS = {"train": "Training run", "demo": "Demonstration", "evaluation": "Evaluation", "compare": "Comparison"}
+_KINDS = {
+    "train": "Training run",
+    "demo": "Demonstration",
+    "evaluation": "Evaluation",
+    "compare": "Comparison",
+    "pipeline": "Pipeline",
+    "merge": "Merge",
+}
 _TILES = (
     ("steps", "Optimizer steps", number),
     ("tokens", "Tokens", number),

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from longspan.config.model import Lora
 from longspan.errors import ConfigError
 
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
+# Half a byte a weight, a byte for each block of 64, 4 for each 256 blocks (QLoRA 2305.14314, double quantisation).
+_NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclass(frozen=True)
@@ -71,16 +74,72 @@ def count_parameters(sizes: ModelSizes) -> int:
     return embeddings + sizes.num_hidden_layers * (attention + mlp + 2 * hidden) + hidden
 
 
-def flops_per_token(sizes: ModelSizes, sample_length: int) -> float:
+def count_trained(sizes: ModelSizes, lora: Lora | None) -> tuple[int, int]:
+    """Parameters that are trained, and how many of them LoRA adds to the model's own.
+
+    Raises:
+        ConfigError: a name in the recipe's lora is none of these families' modules.
+    """
+    if lora is None:
+        return count_parameters(sizes), 0
+    linears, whole = _linear_shapes(sizes), _module_parameters(sizes)
+    for field, names, known in (("targets", lora.targets, linears), ("also_train", lora.also_train, whole)):
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"model.lora.{field}: this model has no '{name}'; it has {', '.join(sorted(known))}")
+    added = sum(count * lora.rank * (wide + high) for count, wide, high in (linears[name] for name in lora.targets))
+    return added + sum(whole[name] for name in lora.also_train), added
+
+
+def _linear_shapes(sizes: ModelSizes) -> dict[str, tuple[int, int, int]]:
+    """Linear layers by the last part of their name: how many there are, inputs, outputs."""
+    layers, hidden, inner = sizes.num_hidden_layers, sizes.hidden_size, sizes.intermediate_size
+    query, key_value = (n * sizes.head_dim for n in (sizes.num_attention_heads, sizes.num_key_value_heads))
+    shapes = {
+        "q_proj": (layers, hidden, query),
+        "k_proj": (layers, hidden, key_value),
+        "v_proj": (layers, hidden, key_value),
+        "o_proj": (layers, query, hidden),
+        "gate_proj": (layers, hidden, inner),
+        "up_proj": (layers, hidden, inner),
+        "down_proj": (layers, inner, hidden),
+    }
+    return shapes if sizes.tie_word_embeddings else {**shapes, "lm_head": (1, hidden, sizes.vocab_size)}
+
+
+def _module_parameters(sizes: ModelSizes) -> dict[str, int]:
+    """Parameters of the modules that may be trained whole, by the last part of their name; biases left out."""
+    layers, hidden = sizes.num_hidden_layers, sizes.hidden_size
+    linears = {name: count * wide * high for name, (count, wide, high) in _linear_shapes(sizes).items()}
+    attention = sum(linears[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
+    mlp = sum(linears[name] for name in ("gate_proj", "up_proj", "down_proj"))
+    head_norms = dict.fromkeys(("q_norm", "k_norm"), layers * sizes.head_dim) if sizes.model_type == "qwen3" else {}
+    return (
+        linears
+        | head_norms
+        | {
+            "embed_tokens": sizes.vocab_size * hidden,
+            "norm": hidden,
+            "input_layernorm": layers * hidden,
+            "post_attention_layernorm": layers * hidden,
+            "self_attn": attention + sum(head_norms.values()),
+            "mlp": mlp,
+        }
+    )
+
+
+def flops_per_token(sizes: ModelSizes, sample_length: int, lora: Lora | None = None) -> float:
     """Useful FLOPs to train on one token of a sample of `sample_length` tokens: 6 N + 6 L d S.
 
     N is the number of parameters (2 N forward, 4 N backward; the usual count, which takes the embedding for a matmul).
     L layers, d = heads x head_dim and S tokens give the causal attention: QK^T and AV are 2 S d each forward, three
     times that with backward, of which causality keeps half. Recomputation is not useful work and does not count. An
-    upper bound where documents are shorter than the sample and masked from each other.
+    upper bound where documents are shorter than the sample and masked from each other. A weight that LoRA freezes has
+    no gradient of its own, which leaves it 4 of its 6.
     """
+    trained, added = count_trained(sizes, lora)
     attention = 6 * sizes.num_hidden_layers * sizes.num_attention_heads * sizes.head_dim * sample_length
-    return 6.0 * count_parameters(sizes) + attention
+    return 4.0 * (count_parameters(sizes) + added) + 2.0 * trained + attention
 
 
 def gpu_hours(total_flops: float, *, peak_flops: float = 989.4e12, utilisation: float = 0.4) -> float:
@@ -119,6 +178,7 @@ def memory_per_gpu(
     tokens_per_rank: int,
     gradient_checkpointing: bool,
     loss_chunk: int,
+    lora: Lora | None = None,
 ) -> MemoryEstimate:
     """Estimate of one rank's memory, to tell what fits from what does not.
 
@@ -128,9 +188,18 @@ def memory_per_gpu(
         world: ranks that ZeRO divides over (data-parallel and sequence-parallel alike).
         tokens_per_rank: tokens of a micro-batch on one rank.
         loss_chunk: tokens whose logits are held at once.
+        lora: of the recipe; gradients and optimizer are then those of its trained parameters.
     """
     size = _ELEMENT_BYTES[dtype]
-    parameters = count_parameters(sizes)
+    trained, added = count_trained(sizes, lora)
+    weights = (count_parameters(sizes) + added) * size
+    if lora is not None and lora.quantize is not None:
+        in_4_bits = sum(
+            count * wide * high
+            for name, (count, wide, high) in _linear_shapes(sizes).items()
+            if name not in ("lm_head", *lora.also_train)
+        )
+        weights -= round(in_4_bits * (size - _NF4_BYTES))
     shard = [world if zero_stage >= stage else 1 for stage in range(4)]
     # A layer in full: its input twice normalised, queries, keys, values, attention output and its projection, gate, up,
     # their product; attention scores are never held (flash or sdpa kernels).
@@ -139,9 +208,9 @@ def memory_per_gpu(
     inputs = tokens_per_rank * size * sizes.hidden_size * sizes.num_hidden_layers
     activations = inputs + layer if gradient_checkpointing else layer * sizes.num_hidden_layers
     return MemoryEstimate(
-        weights=-(-parameters * size // shard[3]),
-        gradients=-(-parameters * size // shard[2]),
-        optimizer=-(-parameters * 12 // shard[1]),
+        weights=-(-weights // shard[3]),
+        gradients=-(-trained * size // shard[2]),
+        optimizer=-(-trained * 12 // shard[1]),
         activations=activations,
         logits=min(loss_chunk, tokens_per_rank) * sizes.vocab_size * (size + 4 + 4),
     )

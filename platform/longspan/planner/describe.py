@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from longspan.config.recipe import Recipe
 from longspan.planner.alerts import warnings_of
-from longspan.planner.costs import count_parameters, flops_per_token, gpu_hours, memory_per_gpu, model_sizes
+from longspan.planner.costs import (
+    count_parameters,
+    count_trained,
+    flops_per_token,
+    gpu_hours,
+    memory_per_gpu,
+    model_sizes,
+)
 from longspan.planner.data import LengthHistograms, all_lengths, mix_over_training, packing_figures, source_figures
 from longspan.positions import distance_histogram, measure_coverage
 from longspan.positions.methods import IntArray, PositionArray
@@ -120,10 +127,13 @@ def _rope(rope: RopeSettings, target_length: int, head_dim: int) -> dict[str, An
 def _compute(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, Any]:
     sizes = model_sizes(config)
     data, samples = recipe.data, recipe.num_samples
-    per_token, full_per_token = (flops_per_token(sizes, n) for n in (data.sample_length, data.target_length))
+    per_token, full_per_token = (
+        flops_per_token(sizes, n, recipe.model.lora) for n in (data.sample_length, data.target_length)
+    )
     total, full = samples * data.sample_length * per_token, samples * data.target_length * full_per_token
     return {
         "parameters": count_parameters(sizes),
+        "trained_parameters": count_trained(sizes, recipe.model.lora)[0],
         "flops_per_token": per_token,
         "total_flops": total,
         "gpu_hours_at_40_percent": gpu_hours(total),
@@ -145,5 +155,6 @@ def _memory(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, Any]:
         tokens_per_rank=train.micro_batch_size * recipe.data.sample_length // parallel.sequence_parallel,
         gradient_checkpointing=recipe.model.gradient_checkpointing,
         loss_chunk=train.loss_chunk,
+        lora=recipe.model.lora,
     )
     return {**asdict(estimate), "total": estimate.total}

@@ -5,7 +5,8 @@ Staging, preview and the tests' plans all come through here, so the same recipe 
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from longspan.config.recipe import MixPhase, Recipe
+from longspan.config.data import MixPhase
+from longspan.config.recipe import Recipe
 from longspan.errors import ConfigError
 from longspan.sampling.plan import MixPoint, PlanSettings, Upsample
 
@@ -26,7 +27,7 @@ def plan_settings(recipe: Recipe, source_names: Sequence[str]) -> PlanSettings:
         mix=tuple(MixPoint(phase.from_step, phase_weights(phase), phase.ramp) for phase in data.mix),
         steps=recipe.train.steps,
         global_batch_size=recipe.train.global_batch_size,
-        sample_length=data.sample_length,
+        sample_length=data.plan_length,
         packing=data.packing,
         shuffle=data.shuffle,
         shuffle_tokens=data.shuffle_tokens,

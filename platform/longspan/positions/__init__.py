@@ -4,9 +4,12 @@ Pure numpy. `sampling` decides the tokens and their boundaries, this room gives 
 frequencies that those positions meet.
 """
 
-from longspan.positions.assign import assign_positions, document_positions, sample_positions
+from longspan.positions.assign import coverage_unit, sample_positions
+from longspan.positions.chunks import check_scales
 from longspan.positions.coverage import Coverage, distance_histogram, measure_coverage
 from longspan.positions.methods import (
+    CREAM,
+    E2LLM,
     MAX_TARGET_LENGTH,
     Contiguous,
     LongRecipe,
@@ -18,6 +21,8 @@ from longspan.positions.methods import (
 from longspan.positions.segments import segment_starts
 
 __all__ = [
+    "CREAM",
+    "E2LLM",
     "MAX_TARGET_LENGTH",
     "Contiguous",
     "Coverage",
@@ -25,10 +30,10 @@ __all__ = [
     "PoSE",
     "PositionMethod",
     "RandPos",
-    "assign_positions",
+    "check_scales",
     "check_target_length",
+    "coverage_unit",
     "distance_histogram",
-    "document_positions",
     "measure_coverage",
     "sample_positions",
     "segment_starts",

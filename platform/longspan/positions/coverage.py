@@ -1,7 +1,8 @@
 """What a method's positions teach: which relative distances are seen, how often, and how far up the window they reach.
 
 Reads finished samples and feeds `planner` (before a run), `observe` (during it) and the tests. RoPE sees differences
-only, so coverage is counted over pairs of tokens of one document.
+only, so coverage is counted over pairs of tokens of one document. Fractional positions (E2-LLM) are counted rounded
+down; multiply them by `coverage_unit` first to lay them beside other methods.
 """
 
 from collections.abc import Iterable
@@ -26,9 +27,10 @@ class Coverage:
         mean_last_position: mean over documents of the last position.
         mean_token_distance: mean |p_i - p_j| over all pairs of two tokens of one document ("mean token distance" of
             LongRecipe's Fig. 3: a third of the window when it is filled evenly).
-        mean_segment_length: mean length of the runs in which each position is the one before plus 1.
+        mean_segment_length: mean length of the runs in which each position is the one before plus 1 (or plus the
+            document's smallest step, if most are that one).
         share_of_distances_seen: share of the distances 1..target_length-1 that some pair has.
-        distance_counts: int64 [target_length], number of pairs at each distance; entry 0 is 0.
+        distance_counts: int64 [target_length], number of pairs at each distance; entry 0 is 0 for whole positions.
     """
 
     target_length: int
@@ -53,28 +55,31 @@ def measure_coverage(samples: Iterable[tuple[PositionArray, IntArray]], target_l
 
     Raises:
         ConfigError: target_length below 1 or above 2**24.
-        DataError: a position outside [0, target_length), or not an integer, or not above the one before it.
+        DataError: a position outside [0, target_length), or not above the one before it.
     """
     check_target_length(target_length)
     fft_length = 1 << (2 * target_length - 1).bit_length()
     power = np.zeros(fft_length // 2 + 1)
     counts = np.zeros(target_length, dtype=np.int64)
-    num_documents = num_runs = num_tokens = sum_of_last = 0
+    num_documents = num_runs = num_tokens = num_from_fft = sum_of_last = 0
     largest = -1
     for positions, cu_seqlens in samples:
         for begin, end in pairwise(cu_seqlens.tolist()):
-            occupied = _checked(positions[begin:end], target_length)
+            num_runs += _count_runs(positions[begin:end], target_length)
+            # A quarter for what rounding to float32 has taken from a scaled position.
+            occupied = np.minimum((positions[begin:end] + 0.25).astype(np.int64), target_length - 1)
             if len(occupied) * len(occupied) <= 2 * fft_length:
                 counts += _counts_by_pairs(occupied, target_length)
             else:
                 power += _power_spectrum(occupied, fft_length)
+                num_from_fft += len(occupied)
             num_documents += 1
             num_tokens += len(occupied)
-            num_runs += 1 + int(np.count_nonzero(np.diff(occupied) != 1))
             sum_of_last += int(occupied[-1])
             largest = max(largest, int(occupied[-1]))
     from_fft = np.rint(np.fft.irfft(power, fft_length)[:target_length]).astype(np.int64)
-    from_fft[0] = 0  # Lag 0 pairs every token with itself.
+    # Lag 0 pairs every token with itself once, and with each other one at its place twice.
+    from_fft[0] = (from_fft[0] - num_from_fft) // 2
     counts += from_fft
     num_pairs = int(counts.sum())
     return Coverage(
@@ -101,18 +106,22 @@ def distance_histogram(coverage: Coverage, num_bins: int) -> tuple[npt.NDArray[n
     return edges, pairs / max(float(pairs.sum()), 1.0)
 
 
-def _checked(positions: PositionArray, target_length: int) -> npt.NDArray[np.int64]:
-    occupied = positions.astype(np.int64)
-    if len(occupied) == 0:
+def _count_runs(positions: PositionArray, target_length: int) -> int:
+    """Runs of neighbouring positions of a document, after checking that they are positions."""
+    if len(positions) == 0:
         raise DataError("coverage was given a document without tokens; cu_seqlens must be strictly increasing")
-    if bool(np.any(occupied != positions)):
-        raise DataError("coverage counts whole positions; this document has fractional ones")
-    if occupied[0] < 0 or occupied[-1] >= target_length or bool(np.any(np.diff(occupied) <= 0)):
+    steps = np.diff(positions)
+    if positions[0] < 0 or positions[-1] >= target_length or not bool(np.all(steps > 0)):
         raise DataError(
             f"positions of a document must increase strictly within [0, {target_length}), "
-            f"got {occupied[0]} to {occupied[-1]}"
+            f"got {positions[0]:g} to {positions[-1]:g}"
         )
-    return occupied
+    # Half a step more than a step: scaled positions are not exactly alike in float32.
+    smallest = float(steps.min(initial=np.inf))
+    is_smallest = steps < 1.5 * smallest
+    # Scaled positions: all steps but a few are the smallest. Those of any other method are 1 or they are gaps.
+    step_is_scaled = 2 * int(np.count_nonzero(is_smallest)) > max(2, len(steps))
+    return 1 + int(np.count_nonzero(~is_smallest if step_is_scaled else steps > 1))
 
 
 def _counts_by_pairs(occupied: npt.NDArray[np.int64], target_length: int) -> npt.NDArray[np.int64]:
@@ -121,7 +130,5 @@ def _counts_by_pairs(occupied: npt.NDArray[np.int64], target_length: int) -> npt
 
 
 def _power_spectrum(occupied: npt.NDArray[np.int64], fft_length: int) -> npt.NDArray[np.float64]:
-    present = np.zeros(fft_length)
-    present[occupied] = 1.0
-    spectrum = np.fft.rfft(present)
+    spectrum = np.fft.rfft(np.bincount(occupied, minlength=fft_length).astype(np.float64))
     return np.asarray(spectrum.real**2 + spectrum.imag**2, dtype=np.float64)

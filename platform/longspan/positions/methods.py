@@ -1,10 +1,11 @@
 """The position methods as data: what a recipe can ask for, and nothing about how it is computed.
 
-Stands at the door of `positions/`: a recipe names one of these, `assign` dispatches on its type.
+Stands at the door of `positions/`: a recipe names one of these, `assign` dispatches on its type. The defaults of a
+recipe are the defaults here.
 """
 
+import math
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -13,8 +14,11 @@ import numpy.typing as npt
 from longspan.errors import ConfigError
 
 IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
+Int64Array: TypeAlias = npt.NDArray[np.int64]
 PositionArray: TypeAlias = npt.NDArray[np.float32]
 PitVariant: TypeAlias = Literal["composition", "bounded"]
+Segments: TypeAlias = Literal["sentence", "paragraph"]
+LastChunk: TypeAlias = Literal["random", "suffix"]
 
 # Every integer up to this one has its own float32; beyond it neighbours would share a position.
 MAX_TARGET_LENGTH = 2**24
@@ -33,29 +37,34 @@ class LongRecipe:
     gap from {0..M} with M filling the window on average (Eq. 6 without its '+1', which would leave a hole at gap 0).
     `min_segments`: a document with fewer segments is cut at random places until it has this many. The paper has no
     such rule; without it a short document of one sentence would be trained without any gap. 1 switches it off.
+    `segments`: what the caller looks for when it makes the segment starts; nothing here reads it.
     """
 
     variant: PitVariant = "composition"
-    min_segments: int = 2
+    min_segments: int = 7
+    segments: Segments = "sentence"
 
     def __post_init__(self) -> None:
-        if self.variant not in get_args(PitVariant):
-            raise ConfigError(
-                f"positions.variant is {self.variant!r}; LongRecipe knows {' and '.join(get_args(PitVariant))}"
-            )
-        if self.min_segments < 1:
-            raise ConfigError(f"positions.min_segments is {self.min_segments}; it must be 1 or more")
+        _check_choice("variant", self.variant, get_args(PitVariant))
+        _check_choice("segments", self.segments, get_args(Segments))
+        _check_least("min_segments", self.min_segments, 1)
 
 
 @dataclass(frozen=True)
 class PoSE:
-    """Positional skip-wise training (arXiv 2309.10400): `num_chunks` chunks, each shifted by a growing skip."""
+    """Positional skip-wise training (arXiv 2309.10400): `num_chunks` chunks, each shifted by a growing skip.
+
+    The text is the sample's own consecutive tokens (the paper's v_i = 0; its other choices change perplexity by 0.01
+    to 0.05). `last_chunk`: "random" draws every skip, as in the paper; "suffix" puts the last chunk at the end of the
+    window, so that every document reaches its top (not in the paper).
+    """
 
     num_chunks: int = 2
+    last_chunk: LastChunk = "random"
 
     def __post_init__(self) -> None:
-        if self.num_chunks < 1:
-            raise ConfigError(f"positions.num_chunks is {self.num_chunks}; it must be 1 or more (the paper uses 2)")
+        _check_choice("last_chunk", self.last_chunk, get_args(LastChunk))
+        _check_least("num_chunks", self.num_chunks, 1)
 
 
 @dataclass(frozen=True)
@@ -63,19 +72,47 @@ class RandPos:
     """Randomised positional encodings (arXiv 2305.16843; "RPES" in LongRecipe): a sorted sample of the window."""
 
 
-PositionMethod: TypeAlias = Contiguous | LongRecipe | PoSE | RandPos
+@dataclass(frozen=True)
+class CREAM:
+    """Continuity-relativity indexing (arXiv 2406.07138): a head at 0, a tail at the top, a middle between them.
+
+    The middle's place follows a truncated Gaussian of standard deviation `sigma`, in units of half a document's length.
+    """
+
+    sigma: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma < math.inf:
+            raise ConfigError(f"positions.sigma is {self.sigma}; it must be a finite number above 0 (the paper uses 3)")
 
 
-def contiguous_positions(num_tokens: int) -> PositionArray:
-    """0..num_tokens-1 as float32 [num_tokens]: a view of an array that is kept and cannot be written to."""
-    return _ramp(1 << (int(num_tokens) - 1).bit_length())[:num_tokens]
+@dataclass(frozen=True)
+class E2LLM:
+    """E2-LLM (arXiv 2401.06951): positions (m + t) / g with scale g and offset t drawn anew; they are fractional.
+
+    `window`: tokens of the model's own window, L; positions stay below it, so the model keeps its own RoPE.
+    `num_sinks`: first tokens of a document that get no offset.
+    """
+
+    window: int
+    num_sinks: int = 4
+
+    def __post_init__(self) -> None:
+        _check_least("window", self.window, 1)
+        _check_least("num_sinks", self.num_sinks, 1)
 
 
-@cache  # one array for each power of two up to MAX_TARGET_LENGTH that is met; 1 MB for windows of 131,072
-def _ramp(length: int) -> PositionArray:
-    ramp = np.arange(length, dtype=np.float32)
-    ramp.flags.writeable = False
-    return ramp
+PositionMethod: TypeAlias = Contiguous | LongRecipe | PoSE | RandPos | CREAM | E2LLM
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"positions.{name} is {value!r}; known are {' and '.join(known)}")
+
+
+def _check_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"positions.{name} is {value}; it must be {least} or more")
 
 
 def check_target_length(target_length: int) -> None:

@@ -95,13 +95,21 @@ def assert_trial_rope(recipe: Recipe) -> float:
         LaunchError: the checkpoint's frequencies are not the recipe's.
     """
     from longspan.model.load import extend_config, head_dim, read_config
-    from longspan.rope import from_hf, inv_freq
+    from longspan.rope import attention_scaling, from_hf, inv_freq
 
-    config = read_config(recipe.model)
-    asked = inv_freq(extend_config(config, recipe.rope, recipe.data.target_length), head_dim(config))
+    config, target = read_config(recipe.model), recipe.data.target_length
+    asked = extend_config(config, recipe.rope, target)
     uri = storage.join(recipe.run_uri, "checkpoint", "config.json")
     settings = from_hf(storage.read_json(uri))
-    if not np.array_equal(inv_freq(settings, head_dim(config)), asked):
+    # Within the original window and at the target length: "longrope" and "dynamic" differ there.
+    same = all(
+        np.array_equal(
+            inv_freq(settings, head_dim(config), sequence_length=length),
+            inv_freq(asked, head_dim(config), sequence_length=length),
+        )
+        for length in (1, target)
+    )
+    if not same or attention_scaling(settings) != attention_scaling(asked):
         raise LaunchError(f"{uri}: RoPE is {settings}, not what the trial's rope section asks for")
     return settings.rope_theta
 

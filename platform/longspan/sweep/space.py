@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from longspan.config.fields import PositiveInt, Section
 from longspan.config.load import apply_overrides, load_recipe, parse, read_yaml
-from longspan.config.recipe import PositiveInt, Recipe, Section
+from longspan.config.recipe import Recipe
 from longspan.errors import ConfigError
 
 Scalar = float | int | str | bool

@@ -12,6 +12,7 @@ import torch
 
 from longspan.checkpoint.state import start_moments
 from longspan.config.recipe import Recipe
+from longspan.errors import ConfigError
 from longspan.model.attention import Documents, resolve_kernel
 from longspan.model.load import assert_rope, head_dim
 from longspan.model.loss import CausalLMLoss
@@ -22,7 +23,10 @@ _BUCKET = 200_000_000
 
 
 def deepspeed_config(recipe: Recipe, accumulation: int, num_parameters: int) -> dict[str, Any]:
-    """DeepSpeed's configuration for the recipe; what is not here is DeepSpeed's default."""
+    """DeepSpeed's configuration for the recipe; what is not here is DeepSpeed's default.
+
+    `num_parameters` are the trained ones: the buffers that it sizes hold gradients and new weights.
+    """
     train = recipe.train
     bucket = min(_BUCKET, num_parameters)
     zero: dict[str, Any] = {
@@ -32,7 +36,7 @@ def deepspeed_config(recipe: Recipe, accumulation: int, num_parameters: int) -> 
         "overlap_comm": torch.cuda.is_available(),
     }
     if train.zero_stage == 3:
-        zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_max_live_parameters": max(bucket, 10**9)}
+        zero |= {"stage3_prefetch_bucket_size": _BUCKET, "stage3_max_live_parameters": max(bucket, 10**9)}
     return {
         "train_micro_batch_size_per_gpu": train.micro_batch_size,
         "gradient_accumulation_steps": accumulation,
@@ -54,11 +58,14 @@ def build_engine(network: CausalLMLoss, settings: RopeSettings, recipe: Recipe, 
     """DeepSpeed engine around `network`.
 
     Raises:
-        ConfigError: DeepSpeed's casts changed the RoPE frequencies (it did before 0.19.8).
+        ConfigError: quantised weights with ZeRO-3 or without a GPU; DeepSpeed's casts changed the RoPE frequencies (it
+            did before 0.19.8).
     """
     import deepspeed
 
     train = recipe.train
+    if recipe.model.lora is not None and recipe.model.lora.quantize is not None:
+        _check_quantised(recipe, world)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": train.weight_decay},
@@ -80,6 +87,13 @@ def build_engine(network: CausalLMLoss, settings: RopeSettings, recipe: Recipe, 
     start_moments(engine)
     assert_rope(network.model, settings)
     return engine
+
+
+def _check_quantised(recipe: Recipe, world: World) -> None:
+    if recipe.train.zero_stage == 3:
+        raise ConfigError("train.zero_stage: 3 cannot divide the 4-bit weights of model.lora.quantize; use 1 or 2")
+    if world.device.type != "cuda":
+        raise ConfigError("parallel.use_gpu: model.lora.quantize needs a GPU; use auto or true, on a machine with one")
 
 
 def attention_layout(network: CausalLMLoss, recipe: Recipe, world: World) -> Documents:

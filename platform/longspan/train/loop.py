@@ -16,7 +16,7 @@ from longspan.config.load import fingerprint
 from longspan.config.recipe import Recipe
 from longspan.feed.batch import MicroBatch
 from longspan.model.attention import Documents
-from longspan.model.load import DTYPES, open_model, open_tokenizer
+from longspan.model.load import DTYPES, extend_config, open_model, open_tokenizer, read_config
 from longspan.model.loss import CausalLMLoss
 from longspan.model.probe import require_structure
 from longspan.rope import RopeSettings
@@ -49,7 +49,9 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Trained:
-    """`finished` is False where `should_stop` ended the run early; it goes on from step `steps`."""
+    """`finished` is False where `should_stop` ended the run early; it goes on from step `steps`. `settings` are those
+    of the exported checkpoint.
+    """
 
     finished: bool
     steps: int
@@ -68,7 +70,8 @@ def run_training(recipe: Recipe, world: World, runtime: Runtime) -> Trained:
         torch.set_num_threads(recipe.train.threads)
     mark = fingerprint(recipe)
     commit = find_resume(recipe.run_uri, mark)
-    engine, layout, settings = _build(recipe, world, commit)
+    engine, layout = _build(recipe, world, commit)
+    settings = extend_config(read_config(recipe.model), recipe.rope, recipe.data.target_length)
     done = commit.step if commit else 0
 
     if done < recipe.train.steps:
@@ -82,8 +85,10 @@ def run_training(recipe: Recipe, world: World, runtime: Runtime) -> Trained:
     return Trained(finished, done, settings)
 
 
-def _build(recipe: Recipe, world: World, commit: Commit | None) -> tuple[Any, Documents, RopeSettings]:
-    network, settings = open_model(recipe.model, recipe.rope, recipe.data.target_length, recipe.seed)
+def _build(recipe: Recipe, world: World, commit: Commit | None) -> tuple[Any, Documents]:
+    network, trained = open_model(
+        recipe.model, recipe.rope, recipe.data.target_length, recipe.seed, world.sequence_rank
+    )
     config: Any = network.config
     check_attention_heads(config.num_attention_heads, config.num_key_value_heads, world.topology.sequence_parallel)
     forward = CausalLMLoss(network, recipe.train.loss_chunk)
@@ -91,7 +96,7 @@ def _build(recipe: Recipe, world: World, commit: Commit | None) -> tuple[Any, Do
     if state:
         load_weights(forward, state)
     forward.train()
-    engine = build_engine(forward, settings, recipe, world)
+    engine = build_engine(forward, trained, recipe, world)
     layout = attention_layout(forward, recipe, world)
     require_structure(
         forward,
@@ -103,7 +108,7 @@ def _build(recipe: Recipe, world: World, commit: Commit | None) -> tuple[Any, Do
     )
     if state and commit:
         load_optimizer(engine, state, commit.step)
-    return engine, layout, settings
+    return engine, layout
 
 
 def _steps(
@@ -120,7 +125,7 @@ def _steps(
             batches, waited = _next_batches(feed, accumulation, world, layout)
             _expect_sample(batches[0], recipe, world, step, accumulation)
             lr = learning_rate(train, step)
-            result = train_step(engine, batches, world, step + 1, lr)
+            result = train_step(engine, batches, world, step + 1, lr, recipe.data.loss_weighting is not None)
             if record:
                 record(step + 1, result, lr, time.perf_counter() - started, waited)
             done, stop = step + 1, runtime.should_stop()

@@ -14,7 +14,7 @@ from longspan.train.world import World
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of the global batch: weighted mean loss (nats), gradient norm before clipping, targets, highest position."""
+    """Of the global batch: loss (nats, `accumulate`), gradient norm before clipping, targets, highest position."""
 
     loss: float
     grad_norm: float
@@ -22,15 +22,18 @@ class StepResult:
     max_position: float
 
 
-def train_step(engine: Any, batches: list[RankBatch], world: World, step: int, lr: float) -> StepResult:
-    """Forward, backward and update over `batches`, this rank's micro-batches of optimizer step `step`.
+def train_step(
+    engine: Any, batches: list[RankBatch], world: World, step: int, lr: float, per_target: bool = False
+) -> StepResult:
+    """Forward, backward and update over `batches`, this rank's micro-batches of optimizer step `step`; `per_target` as
+    in `accumulate`.
 
     Raises:
         DataError: the global batch has no target. LongspanError: the loss or the gradients are not finite.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
-    loss, targets, highest = accumulate(engine, batches, world, step)
+    loss, targets, highest = accumulate(engine, batches, world, step, per_target)
     # Before the update, so that a broken batch never reaches the weights.
     if not math.isfinite(loss):
         raise LongspanError(
@@ -46,17 +49,25 @@ def train_step(engine: Any, batches: list[RankBatch], world: World, step: int, l
     return StepResult(loss, grad_norm, targets, highest)
 
 
-def accumulate(engine: Any, batches: list[RankBatch], world: World, step: int) -> tuple[float, int, float]:
+def accumulate(
+    engine: Any, batches: list[RankBatch], world: World, step: int, per_target: bool = False
+) -> tuple[float, int, float]:
     """Gradients of the global batch, reduced over the ranks; returns loss, targets and highest position of it.
 
     The gradient is the derivative of (sum of w * CE over the global batch) / (sum of w over the global batch):
     DeepSpeed divides by the number of ranks and by the accumulation steps, so both are put back here.
+
+    Args:
+        per_target: divide by the number of targets instead, as LongCE does (2410.23771): there the weights may raise
+            the loss on the whole, not only shift it between tokens.
     """
     totals = _gather(_statistics(batches), world)
     weight = totals[:, 0].sum().item()
     if weight == 0:
         raise DataError(f"step {step}: none of its samples has a target; check the loss weights of data.mix's sources")
-    scale = world.topology.world_size * len(batches) / weight
+    targets = int(totals[:, 1].sum())
+    divisor = targets if per_target else weight
+    scale = world.topology.world_size * len(batches) / divisor
     loss_sum = torch.zeros(1, dtype=torch.float64, device=world.device)
     for number, batch in enumerate(batches):
         loss = engine(batch.input_ids, batch.positions, batch.labels, batch.loss_weight, batch.documents)
@@ -64,8 +75,8 @@ def accumulate(engine: Any, batches: list[RankBatch], world: World, step: int) -
         loss_sum += loss.detach().double()
         if number < len(batches) - 1:
             engine.step()
-    loss_value = _gather(loss_sum, world).sum().item() / weight
-    return loss_value, int(totals[:, 1].sum()), totals[:, 2].max().item()
+    loss_value = _gather(loss_sum, world).sum().item() / divisor
+    return loss_value, targets, totals[:, 2].max().item()
 
 
 def _statistics(batches: list[RankBatch]) -> torch.Tensor:

@@ -14,11 +14,12 @@ are our own; RULER (2404.06654) has the same ideas as text.
 """
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from longspan.config.tasks import TASKS, Task
 from longspan.corpus.synthesis.needles import (
     NeedleVocabulary,
     check_fractions,
@@ -29,8 +30,6 @@ from longspan.corpus.synthesis.needles import (
 )
 from longspan.errors import ConfigError
 
-Task = Literal["recall", "latest", "history", "larger", "hop"]
-TASKS: tuple[Task, ...] = ("recall", "latest", "history", "larger", "hop")
 _WIDTH: dict[Task, int] = {"recall": 2, "latest": 2, "history": 3, "larger": 3, "hop": 3}
 _NEW_KEY = 0.5
 """Share of the records of `latest` and `history` that bind a new key, while there is one; the rest bind one again."""
@@ -270,7 +269,9 @@ def task_example(
     tokens[at] = vocabulary.needle(0, 0) + keys * vocabulary.num_values + values
     # Numbered by where the first record of each lies.
     number = {int(group): rank for rank, group in enumerate(dict.fromkeys(groups.tolist()))}
-    positions, questions, place = [], [], body
+    positions: list[int] = []
+    questions: list[int] = []
+    place = body
     for group in rng.permutation(num_questions):
         asked = [key for key in members[group] if task != "hop" or key >= vocabulary.num_values]
         piece = _ask(task, asked[0], asked[-1], bound, vocabulary)

@@ -8,29 +8,15 @@ the row at the wanted depth holds it. Rounding and ties: see KINDS.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
+from longspan.config.corpus import TableQuestion
 from longspan.corpus.synthesis.tables import Table, decimal_text, scaled
 from longspan.errors import ConfigError
 
-Kind = Literal[
-    "lookup",
-    "reverse",
-    "filter",
-    "count",
-    "sum",
-    "mean",
-    "min",
-    "max",
-    "argmax",
-    "argmin",
-    "order",
-    "next",
-    "join",
-    "absent",
-]
+Kind = TableQuestion
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """lookup: a cell by key. reverse: the key by a value that occurs once. filter: the keys of the rows that meet a
 condition, in the order of the table, joined by ", ". count, sum, mean, min, max: over the rows that meet a condition; a

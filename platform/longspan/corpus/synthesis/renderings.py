@@ -9,11 +9,11 @@ import html
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
 
+from longspan.config.corpus import TableFormat
 from longspan.corpus.synthesis.tables import Table
 
-Format = Literal["csv", "markdown", "jsonl", "html"]
+Format = TableFormat
 
 
 def render(table: Table, format: Format) -> str:

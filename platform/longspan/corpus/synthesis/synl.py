@@ -131,6 +131,24 @@ def synl_document(settings: SynlSettings, key: Sequence[int], number: int, count
     Raises:
         ConfigError: the length has no room for the fewest rows that the questions need.
     """
+    build, least, plan = _with_room(settings, key, number, count)
+    return _fitted(build, least, plan.length)
+
+
+def check_room(settings: SynlSettings, key: Sequence[int], count: CountTokens) -> None:
+    """Whether the shortest documents have room for their questions, tried on the first one of each format.
+
+    For `prepare`, before hours of other work. Raises ConfigError as `synl_document`.
+    """
+    for number in range(len(settings.lengths) * len(settings.formats)):
+        if plan_document(settings, key, number).length == min(settings.lengths):
+            _with_room(settings, key, number, count)
+
+
+def _with_room(
+    settings: SynlSettings, key: Sequence[int], number: int, count: CountTokens
+) -> tuple[Callable[[int], SynlDocument], int, DocumentPlan]:
+    """What builds document `number` with so many rows a table, the fewest rows, with which it fits, and its plan."""
     plan = plan_document(settings, key, number)
     rng = np.random.default_rng([*key, _SCHEMAS, number])
     num_tables = 2 if any(slot.kind == "join" for slot in plan.slots) else int(rng.integers(1, 3))
@@ -144,7 +162,7 @@ def synl_document(settings: SynlSettings, key: Sequence[int], number: int, count
         shortest.append(build(least).num_tokens)
         # Short documents have no room for wide tables.
         if shortest[-1] <= plan.length:
-            return _fitted(build, least, plan.length)
+            return build, least, plan
     raise ConfigError(
         f"SynL lengths: {plan.length} tokens have no room for the {plan.format} table that {len(plan.slots)} questions"
         f" need (about {min(shortest)}); ask for longer documents, fewer questions or a terser format"

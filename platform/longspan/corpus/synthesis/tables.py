@@ -14,10 +14,11 @@ from typing import Literal
 
 import numpy as np
 
+from longspan.config.corpus import TableSplit
 from longspan.errors import DataError
 
 Kind = Literal["code", "name", "int", "float", "date", "category", "words", "reference"]
-Split = Literal["train", "eval"]
+Split = TableSplit
 EVAL_SHARE = 8
 """One schema in so many is held out."""
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from longspan.corpus.impact.longce import longce_weights
 from longspan.errors import ConfigError, DataError
-from longspan.impact.longce import longce_weights
 
 SCORES = arrays(np.float32, st.integers(0, 50), elements=st.floats(-60, 60, width=32))
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import longspan
+from longspan.corpus.impact.settings import ScoreSettings, score_fingerprint
 from longspan.errors import ConfigError
-from longspan.impact.settings import ScoreSettings, score_fingerprint
 
 GOOD = ScoreSettings(model="m", window=1024, short_prefix=256, stride=128)
 
@@ -64,7 +64,7 @@ def test_the_fingerprint_is_of_the_models_content_and_of_everything_else() -> No
 
 def test_those_who_make_batches_need_not_load_torch() -> None:
     """`reader`, `selection` and `longce` run in the workers of the feed, many to a machine."""
-    names = ", ".join(f"longspan.impact.{name}" for name in ("reader", "selection", "longce"))
+    names = ", ".join(f"longspan.corpus.impact.{name}" for name in ("reader", "selection", "longce"))
     code = f"import sys, {names}; print(*sorted({{'torch', 'transformers', 'ray', 'matplotlib'}} & set(sys.modules)))"
     folder = Path(longspan.__file__).parents[1]
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longspan import storage
+from longspan.corpus.impact.manifest import load_impact
+from longspan.corpus.impact.parts import Part, read_part
 from longspan.corpus.manifest import Manifest
 from longspan.errors import DataError
-from longspan.impact.manifest import load_impact
-from longspan.impact.parts import Part, read_part
 
 MEMORY_BYTES = 256 << 20
 

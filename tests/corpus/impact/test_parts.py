@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longspan.corpus.impact.parts import PartInfo, Unit, read_part, read_record, record_name, write_part, write_record
 from longspan.errors import DataError
-from longspan.impact.parts import PartInfo, Unit, read_part, read_record, record_name, write_part, write_record
 
 UNIT = Unit(number=2, first_document=5, offset=70, length=np.array([3, 1, 2], np.int32))
 SCORES = np.array([0, 1.5, -2, 0, 1e-9, 1e6], np.float32)

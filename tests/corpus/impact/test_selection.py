@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longspan.errors import ConfigError, DataError
-from longspan.impact.selection import (
+from longspan.corpus.impact.selection import (
     Selection,
     SelectionRule,
     select_sentences,
@@ -17,6 +16,7 @@ from longspan.impact.selection import (
     sentence_weights,
     splice,
 )
+from longspan.errors import ConfigError, DataError
 
 
 class Sample(NamedTuple):

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longspan.corpus.impact import reader as reader_module
+from longspan.corpus.impact.manifest import ImpactManifest, write_manifest
+from longspan.corpus.impact.parts import PartInfo, Unit, write_part
+from longspan.corpus.impact.reader import ImpactReader
+from longspan.corpus.impact.settings import ScoreSettings
 from longspan.errors import DataError
-from longspan.impact import reader as reader_module
-from longspan.impact.manifest import ImpactManifest, write_manifest
-from longspan.impact.parts import PartInfo, Unit, write_part
-from longspan.impact.reader import ImpactReader
-from longspan.impact.settings import ScoreSettings
-from tests.impact.conftest import Material
+from tests.corpus_files import random_documents, write_corpus
 
 
 class Written(NamedTuple):
@@ -80,9 +80,10 @@ def test_only_the_parts_asked_for_are_fetched_and_the_last_ones_kept(
     assert fetched == ["1", "0", "2", "0"]
 
 
-def test_scores_of_another_corpus_are_refused(written: Written, material: Material) -> None:
+def test_scores_of_another_corpus_are_refused(written: Written, tmp_path: Path) -> None:
+    corpus = write_corpus(str(tmp_path), {"text": random_documents(0, [5])})
     with pytest.raises(DataError, match="the scores are those of another corpus"):
-        ImpactReader(written.uri, material.manifest)
+        ImpactReader(written.uri, corpus)
 
 
 def test_no_analysis(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from longspan import storage
+from longspan.corpus.impact.parts import PartInfo
+from longspan.corpus.impact.settings import ScoreSettings
 from longspan.errors import DataError, StorageError
-from longspan.impact.parts import PartInfo
-from longspan.impact.settings import ScoreSettings
 
 MANIFEST_FILE = "impact.json"
 VERSION = 1

@@ -1,0 +1,170 @@
+"""Which runs a comparison is made of: for each method and seed a checked recipe, with the steps its budget pays for.
+
+Nothing is trained here; `run` starts what is missing.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from longspan import storage
+from longspan.config.compare import Budget, Comparison, Method, Questions, dotted
+from longspan.config.load import apply_overrides, fingerprint, parse
+from longspan.config.recipe import Recipe
+from longspan.errors import ConfigError
+from longspan.evaluate.run import EvaluationSettings
+from longspan.planner.costs import flops_per_token, model_sizes
+
+DATA, INIT, BASE, RUNS = "data", "init", "base", "runs"
+_ANY_STEPS = 2**31 - 1
+"""Stands for the steps of a recipe until the budget has decided them."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model to be made and asked.
+
+    Attributes:
+        seed: None where nothing is trained: the base with the recipe's RoPE.
+        recipe: its `output` is the run's directory.
+        flops: training FLOPs of the whole run, 0 untrained.
+        settings: what it is asked.
+    """
+
+    method: str
+    seed: int | None
+    recipe: Recipe
+    flops: float
+    settings: EvaluationSettings
+
+    @property
+    def label(self) -> str:
+        return self.method if self.seed is None else f"{self.method}, seed {self.seed}"
+
+    def mark(self) -> str:
+        """Hash of all that decides the result."""
+        asked = json.dumps(asdict(self.settings), sort_keys=True)
+        return hashlib.sha256(f"{fingerprint(self.recipe)} {self.seed} {asked}".encode()).hexdigest()[:32]
+
+
+def manifest_uri(comparison: Comparison) -> str:
+    """Where the corpus is, or will be once it is prepared."""
+    if comparison.corpus is not None:
+        return storage.join(storage.absolute(comparison.output_uri), DATA)
+    given = (comparison.recipe.get("data") or {}).get("manifest")
+    if not given:
+        raise ConfigError("recipe.data.manifest: not given; name a prepared corpus, or describe one in 'corpus'")
+    return storage.absolute(given)
+
+
+def base_path(comparison: Comparison) -> str:
+    """The checkpoint that all methods begin with."""
+    if comparison.base.checkpoint is not None:
+        return comparison.base.checkpoint
+    return storage.join(storage.absolute(comparison.output_uri), BASE, "checkpoint")
+
+
+def base_recipe(comparison: Comparison) -> Recipe | None:
+    """The recipe of the base, which is trained once; None where a checkpoint is given."""
+    if comparison.base.recipe is None:
+        return None
+    output = storage.absolute(comparison.output_uri)
+    values = _filled(comparison.base.recipe, manifest_uri(comparison))
+    values["model"] = {**(values.get("model") or {}), "path": storage.join(output, INIT), "weights": "random"}
+    values |= {"name": BASE, "output": storage.join(output, BASE)}
+    return _local(parse(Recipe, values, "base.recipe"), "base.recipe")
+
+
+def make_runs(comparison: Comparison, config: Mapping[str, Any]) -> list[Run]:
+    """All runs, seed by seed and inside it method by method, so that an interrupted comparison has whole seeds.
+
+    Args:
+        config: the base's config.json.
+
+    Raises:
+        ConfigError: a method's recipe is wrong, or its budget pays for no step; names the method.
+    """
+    runs = [_run(comparison, method, None, config) for method in comparison.methods if not method.train]
+    for seed in comparison.seeds:
+        runs += [_run(comparison, method, seed, config) for method in comparison.methods if method.train]
+    return runs
+
+
+def _run(comparison: Comparison, method: Method, seed: int | None, config: Mapping[str, Any]) -> Run:
+    origin = f"method {method.name}"
+    output = storage.join(storage.absolute(comparison.output_uri), RUNS, method.name)
+    values = apply_overrides(_filled(comparison.recipe, manifest_uri(comparison)), dotted(method.set))
+    values["model"] = {"path": base_path(comparison), **(values.get("model") or {})}
+    values |= {
+        "name": method.name if seed is None else f"{method.name}-{seed}",
+        "output": output if seed is None else storage.join(output, f"seed-{seed}"),
+        "seed": seed or 0,
+    }
+    if "evaluate" in values:
+        raise ConfigError(f"{origin}: evaluate belongs to the comparison: every method is asked the same")
+    if (values.get("train") or {}).get("steps") is not None:
+        raise ConfigError(f"{origin}: train.steps follows from the budget; leave it out")
+    values["train"] = {**(values.get("train") or {}), "steps": _ANY_STEPS}
+    recipe = _local(parse(Recipe, values, origin), origin)
+    flops = 0.0
+    if seed is not None:
+        per_step = recipe.train.global_batch_size * recipe.data.sample_length
+        per_token = flops_per_token(model_sizes(config), recipe.data.sample_length, recipe.model.lora)
+        steps = steps_for(method.budget or comparison.budget, per_step, per_token, origin)
+        values["train"]["steps"] = steps
+        recipe = parse(Recipe, values, f"{origin} ({steps} steps from its budget)")
+        flops = steps * per_step * per_token
+    return Run(method.name, seed, recipe, flops, settings_for(comparison.evaluate, recipe))
+
+
+def steps_for(budget: Budget, tokens_per_step: int, flops_per_token: float, origin: str) -> int:
+    """Optimizer steps that come nearest to the budget.
+
+    Raises:
+        ConfigError: it pays for less than half a step; begins with `origin`.
+    """
+    if budget.steps is not None:
+        return budget.steps
+    if budget.tokens is not None:
+        steps = round(budget.tokens / tokens_per_step)
+    else:
+        steps = round((budget.flops or 0.0) / (tokens_per_step * flops_per_token))
+    if steps < 1:
+        raise ConfigError(
+            f"{origin}: the budget is less than one step of {tokens_per_step:,} tokens; raise it or lower"
+            " train.global_batch_size"
+        )
+    return steps
+
+
+def settings_for(asked: Questions, recipe: Recipe) -> EvaluationSettings:
+    """The evaluation of a run, without its RoPE."""
+    lengths = tuple(sorted(set(asked.lengths)))
+    return EvaluationSettings(
+        lengths=lengths,
+        text_source=asked.text_source,
+        num_needles=asked.questions,
+        examples=asked.examples,
+        seed=asked.seed,
+        dtype=recipe.model.dtype,
+        loss_windows=asked.loss_windows,
+        drop_sliding_window=recipe.model.drop_sliding_window,
+        tasks=tuple(task for task in dict.fromkeys(asked.tasks) if task != "recall"),
+        short_length=asked.short_length or lengths[0],
+    )
+
+
+def _filled(sections: Mapping[str, Any], manifest: str) -> dict[str, Any]:
+    values = dict(sections)
+    values["data"] = {**(values.get("data") or {}), "manifest": manifest}
+    return values
+
+
+def _local(recipe: Recipe, origin: str) -> Recipe:
+    if recipe.parallel.launch != "local":
+        raise ConfigError(
+            f"{origin}: parallel.launch is {recipe.parallel.launch}; a comparison runs each method in one process"
+        )
+    return recipe

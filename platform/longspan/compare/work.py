@@ -1,0 +1,88 @@
+"""One run of a comparison: trained through the normal path, asked, and written down. Called in worker processes."""
+
+from dataclasses import replace
+from typing import Any
+
+from longspan import storage
+from longspan.compare.plan import Run
+from longspan.compare.results import Measured
+from longspan.config.recipe import Recipe
+from longspan.errors import ConfigError, DataError
+
+RESULT_FILE = "comparison.json"
+
+
+def finished(run: Run) -> Measured | None:
+    """The run's result if it is there and for the same settings."""
+    uri = storage.join(run.recipe.run_uri, RESULT_FILE)
+    if not storage.exists(uri):
+        return None
+    record = storage.read_json(uri)
+    try:
+        if record["mark"] != run.mark():
+            return None
+        return Measured(method=run.method, seed=run.seed, **record["measured"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{uri}: damaged ({error!r}); delete it and run the same command again") from None
+
+
+def perform(run: Run, threads: int) -> Measured | None:
+    """Train and ask; goes on where it stopped. None where a signal stopped the training.
+
+    Args:
+        threads: CPU threads of the evaluation; 0 leaves the choice to torch. Training takes `train.threads`.
+    """
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from longspan.train.memory import keep_freed_memory
+
+    disable_progress_bar()
+
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+    if threads:
+        torch.set_num_threads(threads)
+    if run.seed is None:
+        spent: dict[str, Any] = {"steps": 0, "tokens": 0, "seconds": 0.0}
+        evaluation = _ask_untrained(run)
+    else:
+        from longspan.launch.run import train
+
+        summary = train(run.recipe, show_progress=False)
+        if not summary["finished"]:
+            return None
+        spent = {key: summary[key] for key in ("steps", "tokens", "seconds")}
+        evaluation = _ask(summary["checkpoint"], run)
+    measured = {**spent, "flops": run.flops, "evaluation": evaluation}
+    storage.write_json(
+        storage.join(run.recipe.run_uri, RESULT_FILE), {"mark": run.mark(), "label": run.label, "measured": measured}
+    )
+    return Measured(method=run.method, seed=run.seed, **measured)
+
+
+def train_base(recipe: Recipe) -> bool:
+    """Train the base; False where a signal stopped it."""
+    from longspan.launch.run import train
+
+    return bool(train(recipe, show_progress=False)["finished"])
+
+
+def _ask(model: str, run: Run) -> dict[str, Any]:
+    from longspan.evaluate.run import evaluate_model
+
+    return evaluate_model(model, run.recipe.data.manifest, run.settings)
+
+
+def _ask_untrained(run: Run) -> dict[str, Any]:
+    """The base with the recipe's RoPE, which may be its own (`keep`)."""
+    from longspan.evaluate.run import evaluate_model
+    from longspan.model.load import extend_config, read_config
+
+    recipe = run.recipe
+    if recipe.model.weights != "pretrained":
+        raise ConfigError(f"method {run.method}: model.weights is {recipe.model.weights}, and nothing would train them")
+    rope = None
+    if recipe.rope.type != "keep":
+        rope = extend_config(read_config(recipe.model), recipe.rope, recipe.data.target_length)
+    return evaluate_model(recipe.model.path, recipe.data.manifest, replace(run.settings, rope=rope))

@@ -1,0 +1,185 @@
+"""What a comparison is: one base, one corpus, one budget, methods and seeds, and the claims to be judged by them.
+
+Typed and pure; `compare` runs it. A method is the shared recipe with some values changed, so every field that a recipe
+has can be compared.
+"""
+
+import sysconfig
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from longspan.config.fields import NUMBER, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from longspan.config.load import apply_overrides, parse, read_yaml
+from longspan.config.tasks import Task
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32), NUMBER]
+Values = dict[str, Any]
+LOSSES = ("loss", "last_loss", "short_loss")
+"""Metrics that are better when lower, in nats per token."""
+Metric = Task | Literal["tasks", "loss", "last_loss", "short_loss"]
+"""`tasks` is the mean over all tasks asked; the losses are explained in `compare.results`."""
+
+
+class Budget(Section):
+    """What every method may spend; its number of steps follows from its own sample length and batch."""
+
+    tokens: PositiveInt | None = None
+    flops: PositiveFloat | None = None
+    """Training FLOPs as `longspan plan` counts them: 6 N + 6 L d S a token."""
+    steps: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> "Budget":
+        if sum(value is not None for value in (self.tokens, self.flops, self.steps)) != 1:
+            raise ValueError("give one of 'tokens', 'flops' and 'steps'")
+        return self
+
+
+class Base(Section):
+    """The checkpoint that all methods begin with: a given one, or a small one that is trained first, once."""
+
+    checkpoint: str | None = None
+    """Hugging Face model directory (local or s3://) or hub name."""
+    config: Values | None = None
+    """Values of the config.json of a new model; its vocab_size is the corpus's."""
+    recipe: Values | None = None
+    """Sections of the recipe that trains the new model at its short window; model.path, weights and data.manifest are
+    filled in.
+    """
+
+    @model_validator(mode="after")
+    def _given_or_made(self) -> "Base":
+        if (self.checkpoint is None) == (self.config is None) or (self.config is None) != (self.recipe is None):
+            raise ValueError("give either 'checkpoint', or 'config' and 'recipe' of a base to be trained")
+        return self
+
+
+class Method(Section):
+    name: Name
+    note: str = ""
+    """A few words for tables and plots."""
+    train: bool = True
+    """Off: the base with the RoPE of the recipe, and nothing trained."""
+    set: Values = Field(default_factory=dict)
+    """Dotted recipe keys and their values for this method, for example positions.type: pose."""
+    budget: Budget | None = None
+    """Another budget than the comparison's, for a control that is given more or less."""
+
+
+class Claim(Section):
+    """A sentence about two methods that the runs bear out, contradict, or leave open."""
+
+    name: str
+    """The sentence itself, as it is to be read in the report."""
+    method: Name
+    against: Name
+    metric: Metric
+    length: PositiveInt | None = None
+    """Context length of a task's accuracy; the longest when left out. The losses have none."""
+    relation: Literal["within", "above"]
+    """`within`: the method is worse by at most `points`; `above`: it is better by more than `points`."""
+    points: NonNegativeFloat = 2.0
+    """Percentage points of accuracy, or hundredths of a nat per token."""
+    at_most_compute: PositiveFloat | None = None
+    """And it takes at most this share of the other's training FLOPs."""
+
+
+class Questions(Section):
+    """What every model is asked, the same for all of them."""
+
+    lengths: Annotated[list[PositiveInt], Field(min_length=1)]
+    """Context lengths in tokens."""
+    text_source: str
+    """Held-out source of the corpus: haystack, and text for the losses."""
+    tasks: Annotated[list[Task], Field(min_length=1)] = Field(default_factory=lambda: ["recall"])  # type: ignore[arg-type]
+    questions: PositiveInt = 10
+    """Questions an example."""
+    examples: PositiveInt = 16
+    """Examples a task and length."""
+    seed: Seed = 0
+    loss_windows: PositiveInt = 16
+    """Held-out windows read for the losses."""
+    short_length: Annotated[int, Field(ge=2), NUMBER] | None = None
+    """Window of the short-context loss; the shortest of `lengths` when left out."""
+
+
+class Comparison(Section):
+    name: Name
+    output: str | None = None
+    """Where the runs and the results go; runs/NAME when left out."""
+    corpus: Values | None = None
+    """A corpus to prepare first, as in a corpus file, without `output`. The text {stdlib} in a path stands for the
+    folder of Python's standard library. Left out: `recipe` names the manifest of a prepared one.
+    """
+    base: Base
+    recipe: Values
+    """What the methods share: sections of a recipe. model.path and, with `corpus`, data.manifest are filled in."""
+    budget: Budget
+    methods: Annotated[list[Method], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    """Each method is trained once for each; a seed decides samples and positions."""
+    reference: Name
+    """The method that the others are compared with, seed by seed."""
+    evaluate: Questions
+    claims: list[Claim] = Field(default_factory=list)
+    workers: NonNegativeInt = 0
+    """Runs at a time, each in a process of its own; 0: one for each core, or one where there is a GPU."""
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "Comparison":
+        names = [method.name for method in self.methods]
+        if len(set(names)) != len(names):
+            raise ValueError(f"'methods' need names that differ, not {names}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"'seeds' must differ, not {self.seeds}")
+        if self.reference not in names:
+            raise ValueError(f"'reference' {self.reference} is none of the methods {names}")
+        for number, claim in enumerate(self.claims):
+            for field, name in (("method", claim.method), ("against", claim.against)):
+                if name not in names:
+                    raise ValueError(f"claims.{number}.{field}: '{name}' is none of the methods {names}")
+            if claim.metric not in (*LOSSES, "tasks", *self.evaluate.tasks):
+                raise ValueError(f"claims.{number}.metric: {claim.metric} is not asked; add it to evaluate.tasks")
+            if claim.metric in LOSSES and claim.length is not None:
+                raise ValueError(f"claims.{number}.length: {claim.metric} has none; leave it out")
+            if claim.length is not None and claim.length not in self.evaluate.lengths:
+                raise ValueError(f"claims.{number}.length: {claim.length} is none of {self.evaluate.lengths}")
+        return self
+
+    @property
+    def output_uri(self) -> str:
+        return self.output or f"runs/{self.name}"
+
+
+def load_comparison(path: str | Path, overrides: list[str] | None = None) -> Comparison:
+    """The comparison in a YAML file, with overrides. Raises ConfigError with one line (see `load.parse`)."""
+    values = apply_overrides(read_yaml(path), overrides or [])
+    return parse(Comparison, _with_places(values), str(path))
+
+
+def _with_places(values: Values) -> Values:
+    """{stdlib} replaced in the corpus's paths."""
+    stdlib = sysconfig.get_paths()["stdlib"]
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace("{stdlib}", stdlib)
+        if isinstance(value, list):
+            return [replaced(item) for item in value]
+        return {key: replaced(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+    return values | {"corpus": replaced(values["corpus"])} if "corpus" in values else values
+
+
+def dotted(values: Values) -> list[str]:
+    """`values` of dotted keys as overrides for `load.apply_overrides`."""
+    return [f"{key}={_yaml(value)}" for key, value in values.items()]
+
+
+def _yaml(value: Any) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(value, default_flow_style=True, width=10**9)).removesuffix("\n...\n").strip()

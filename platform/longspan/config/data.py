@@ -1,0 +1,208 @@
+"""The sections of a recipe about its samples: mix, upsampling, packing, selection, and positions."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from longspan.config.fields import (
+    NUMBER,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+
+
+class ShortMix(Section):
+    """Short documents beside the long ones keep what the model could do before (ProLong, 2410.02660)."""
+
+    share: Fraction
+    """Share of the samples that is drawn by these weights instead of the phase's."""
+    weights: dict[str, NonNegativeFloat]
+    """Share of those samples drawn from each source; normalised to 1."""
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> "ShortMix":
+        _check_weights(self.weights)
+        return self
+
+
+class MixPhase(Section):
+    from_step: NonNegativeInt = 0
+    """First optimizer step (0-based) at which these weights hold."""
+    weights: dict[str, NonNegativeFloat]
+    """Share of samples drawn from each source; normalised to 1."""
+    short: ShortMix | None = None
+    """A share of the samples set aside for short documents, with a mix of its own."""
+    ramp: bool = False
+    """Move in a straight line from this phase's mix to the next one's, reached at its from_step."""
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> "MixPhase":
+        _check_weights(self.weights)
+        return self
+
+
+def _check_weights(weights: dict[str, float]) -> None:
+    if not weights or sum(weights.values()) <= 0:
+        raise ValueError("'weights' needs at least one source with a weight above 0")
+
+
+UpsampleRatio = Annotated[float, Field(ge=1, le=100), NUMBER]
+
+
+class LengthWeight(Section):
+    threshold: PositiveInt | None = None
+    """Documents of at least this many tokens count as long; `data.upsample.threshold` when left out."""
+    ratio: UpsampleRatio
+    """As `data.upsample.ratio`; 1 draws all documents of this source alike."""
+
+
+class Upsample(Section):
+    threshold: PositiveInt
+    """Documents of at least this many tokens count as long."""
+    ratio: UpsampleRatio
+    """How many times as often a long document is drawn, inside its own source (Fu et al., 2402.10171)."""
+    by_source: dict[str, LengthWeight] = Field(default_factory=dict)
+    """Other values for some sources."""
+
+
+class Repetition(Section):
+    """How often a source may be read again; four epochs cost little, many more do (2305.16264)."""
+
+    max_epochs: PositiveFloat | None = None
+    """Limit for every source, in passes over its tokens (upsampled copies count as tokens); left out: none."""
+    by_source: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Other limits for some sources."""
+    on_limit: Literal["refuse", "spread"] = "refuse"
+    """A mix that needs more: `refuse` the recipe, or `spread` what is over on the other sources by their weights."""
+
+
+class Selection(Section):
+    """LongRecipe trains on the sentences of a long sample that profit from its length (2409.00509)."""
+
+    mode: Literal["prefix", "uniform", "weighted"]
+    """What is kept of a long sample: its first tokens (`prefix`), sentences at random (`uniform`), or those with the
+    highest scores (`weighted`).
+    """
+    from_length: Annotated[int, Field(ge=2), NUMBER]
+    """Tokens of the long sample that the plan draws; `data.sample_length` of them are kept and trained on."""
+    scores: str | None = None
+    """Analysis of the corpus (local or s3://) that `longspan impact` wrote; `weighted` needs it."""
+    statistic: Literal["mean", "sum"] | None = None
+    """`weighted`: of the positive scores of a sentence's tokens; mean when left out."""
+    temperature: NonNegativeFloat | None = None
+    """`weighted`: 0 (the default) takes the highest, 1 draws in proportion to the scores."""
+
+    @model_validator(mode="after")
+    def _fields_fit_the_mode(self) -> "Selection":
+        for name in ("scores", "statistic", "temperature"):
+            if getattr(self, name) is not None and self.mode != "weighted":
+                raise ValueError(f"'{name}' has no meaning for mode '{self.mode}'; it belongs to ['weighted']")
+        if self.mode == "weighted" and self.scores is None:
+            raise ValueError("mode 'weighted' needs 'scores', the folder that `longspan impact` wrote")
+        return self
+
+
+class LossWeighting(Section):
+    """A token counts more in the loss, the more a long prefix tells about it (LongCE, 2410.23771)."""
+
+    type: Literal["longce"] = "longce"
+    scores: str
+    """Analysis of the corpus (local or s3://) that `longspan impact` wrote, of log-probabilities."""
+    gamma: Annotated[float, Field(ge=1, allow_inf_nan=False), NUMBER] = 5.0
+    """Largest weight of a token."""
+
+
+class Data(Section):
+    manifest: str
+    """Directory (local or s3://) that `longspan prepare` wrote."""
+    sample_length: Annotated[int, Field(ge=2), NUMBER]
+    """Tokens in a training sample."""
+    target_length: Annotated[int, Field(ge=2, le=2**24), NUMBER]
+    """The window that positions are spread over; becomes max_position_embeddings."""
+    mix: list[MixPhase]
+    """The source mix; more than one phase makes a schedule."""
+    upsample: Upsample | None = None
+    repetition: Repetition = Repetition()
+    packing: Literal["best_fit", "sequential"] = "best_fit"
+    """How documents become samples: `best_fit` puts whole documents together where they fit and pads the rest,
+    `sequential` cuts the stream of documents every `sample_length` tokens and pads nothing.
+    """
+    shuffle: bool = True
+    """Off: documents and samples of a source come in the corpus's own order."""
+    shuffle_tokens: PositiveInt = 32_000_000
+    """Tokens of a source that are shuffled together, out of chunks drawn from all over it. More mixes wider; a feed
+    worker holds the blocks of all sources in memory (4 bytes a token, up to 2 GiB) and each chunk is read about once.
+    """
+    document_mask: bool = True
+    """Attention stays inside a document. Off: a sample is one document (UltraLong, CIP)."""
+    selection: Selection | None = None
+    """Train on chosen sentences of longer samples; left out: on samples as the plan draws them."""
+    loss_weighting: LossWeighting | None = None
+    """Weights of targets beside the corpus's own; the loss is then divided by the number of targets."""
+
+    @property
+    def plan_length(self) -> int:
+        """Tokens of a sample as the plan draws it; `sample_length` of them are trained on."""
+        return self.selection.from_length if self.selection else self.sample_length
+
+    @model_validator(mode="after")
+    def _lengths_and_phases(self) -> "Data":
+        if self.plan_length < self.sample_length:
+            raise ValueError(
+                f"'selection.from_length' {self.plan_length} is below 'sample_length' {self.sample_length};"
+                " a sample is chosen from at least as many tokens"
+            )
+        if self.sample_length > self.target_length:
+            raise ValueError(
+                f"'sample_length' {self.sample_length} is above 'target_length' {self.target_length};"
+                " positions must fit in the target window"
+            )
+        steps = [phase.from_step for phase in self.mix]
+        if not steps or steps[0] != 0 or sorted(set(steps)) != steps:
+            raise ValueError(f"'mix' phases need from_step rising from 0, not {steps}")
+        return self
+
+
+class Positions(Section):
+    type: Literal["contiguous", "longrecipe", "pose", "randpos", "cream", "e2llm"] = "longrecipe"
+    """Which position each token gets; `contiguous` is ordinary training."""
+    variant: Literal["composition", "bounded"] | None = None
+    """LongRecipe's gaps: `composition` (the default) shares the unused positions out uniformly; `bounded` draws each
+    gap alike (its Eq. 6).
+    """
+    segments: Literal["sentence", "paragraph"] | None = None
+    """LongRecipe: gaps open between sentences (the default) or between paragraphs, which end with their line."""
+    min_segments: PositiveInt | None = None
+    """LongRecipe: a document with fewer segments than this (7) gets random cuts beside them."""
+    num_chunks: Annotated[int, Field(ge=1, le=4096), NUMBER] | None = None
+    """PoSE: chunks a document; 2 when left out."""
+    last_chunk: Literal["random", "suffix"] | None = None
+    """PoSE: the last chunk after a `random` skip, as in the paper (the default), or at the window's end, `suffix`."""
+    sigma: PositiveFloat | None = None
+    """CREAM: standard deviation of the middle's place, in half documents; 3 when left out."""
+    window: PositiveInt | None = None
+    """E2-LLM, which needs it: the model's own window in tokens. Scales go up to data.target_length / window."""
+    num_sinks: PositiveInt | None = None
+    """E2-LLM: first tokens of a document that get no offset; 4 when left out."""
+
+    @model_validator(mode="after")
+    def _fields_fit_the_type(self) -> "Positions":
+        for name, owner in (
+            ("variant", "longrecipe"),
+            ("segments", "longrecipe"),
+            ("min_segments", "longrecipe"),
+            ("num_chunks", "pose"),
+            ("last_chunk", "pose"),
+            ("sigma", "cream"),
+            ("window", "e2llm"),
+            ("num_sinks", "e2llm"),
+        ):
+            if getattr(self, name) is not None and self.type != owner:
+                raise ValueError(f"'{name}' has no meaning for type '{self.type}'; it belongs to ['{owner}']")
+        if self.type == "e2llm" and self.window is None:
+            raise ValueError("type 'e2llm' needs 'window', the model's own window in tokens (for example 4096)")
+        return self

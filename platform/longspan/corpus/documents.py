@@ -1,0 +1,307 @@
+"""The documents of a unit, whatever its source: texts and conversations read and tokenised, others made.
+
+`work` writes them as shards. What is random in a document comes from a stream of its own, keyed by the corpus's seed,
+the source's name and the document's number, so it is the same in whichever unit it lies.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longspan import storage
+from longspan.config.corpus import (
+    ChatSource,
+    Corpus,
+    InterleavedSource,
+    NeedleSource,
+    Source,
+    SynlSource,
+    TextualSource,
+)
+from longspan.corpus.chat import ChatFormat, chat_document
+from longspan.corpus.manifest import ShardInfo, TokenizerInfo, read_verified
+from longspan.corpus.sources import read_records, read_texts
+from longspan.corpus.synthesis.interleave import (
+    Pieces,
+    fill_windows,
+    interleave,
+    shuffle_chunks,
+    splices,
+    token_indices,
+)
+from longspan.corpus.synthesis.needle_tasks import task_document
+from longspan.corpus.synthesis.needles import NeedleVocabulary
+from longspan.corpus.synthesis.synl import SynlSettings, answer_weights, check_room, synl_document
+from longspan.corpus.tokenizer import encode, encode_with_offsets, open_stored
+from longspan.corpus.units import Unit
+from longspan.corpus.writer import Document
+from longspan.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NEEDLE_TEXT_TOKENS = 16_000_000
+"""Needle documents take their text from the first tokens of their text source, at most this many (held in memory)."""
+_NEEDLES, _SYNL, _INTERLEAVED = 21, 22, 23
+"""Tags of the random streams of synthetic documents."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all units of a preparation have in common.
+
+    Attributes:
+        corpus: the configuration.
+        fingerprint: of the configuration (`prepare.corpus_fingerprint`).
+        tokenizer: as stored in the corpus.
+        pools: shards that hold the text of needle documents, by the name of the text source.
+    """
+
+    corpus: Corpus
+    fingerprint: str
+    tokenizer: TokenizerInfo
+    pools: dict[str, tuple[ShardInfo, ...]]
+
+
+def unit_documents(job: Job, source: Source, unit: Unit, skipped: list[int]) -> Iterator[Document]:
+    """The unit's documents in order; those that are left out are counted in `skipped[0]`.
+
+    Raises:
+        ConfigError: SynL tables that its lengths have no room for.
+        DataError: a text or conversation that cannot be read, or too little text for needle documents.
+        StorageError: a file could not be read.
+    """
+    if isinstance(source, NeedleSource):
+        return _needle_documents(job, source, unit.documents)
+    if isinstance(source, SynlSource):
+        return _synl_documents(job, source, unit.documents)
+    if isinstance(source, InterleavedSource):
+        return _interleaved_documents(job, source, unit)
+    if isinstance(source, ChatSource):
+        return _kept(_chat_documents(job, source, unit), skipped)
+    return _kept(_text_documents(job, source, unit), skipped)
+
+
+def chat_format(source: ChatSource) -> ChatFormat:
+    """The source's settings as `chat` takes them."""
+    return ChatFormat(**source.model_dump(exclude={"type", "name", "paths"}))
+
+
+def num_bos(job: Job) -> int:
+    """How many tokens of each text document are the bos before its own."""
+    return int(_frame(job.corpus, _tokenizer(job))[0].size)
+
+
+def check_synl(corpus: Corpus, source: SynlSource, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raises ConfigError if the tokenizer is a slow one, or the shortest documents have no room for their questions."""
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            "SynL needs a fast tokenizer, which says where in the text each token lies, and this one is slow; give the"
+            " path of its fast version (tokenizer.json)"
+        )
+    frame = sum(ids.size for ids in _frame(corpus, tokenizer))
+    check_room(_synl_settings(source), _key(corpus, _SYNL, source.name), lambda text: frame + _count(tokenizer, text))
+
+
+def _kept(documents: Iterator[Document | None], skipped: list[int]) -> Iterator[Document]:
+    """The documents; those that are left out (None) are counted."""
+    for document in documents:
+        if document is None:
+            skipped[0] += 1
+        else:
+            yield document
+
+
+def _text_documents(job: Job, source: TextualSource, unit: Unit) -> Iterator[Document | None]:
+    """Each text with bos and eos, None where it has too few tokens."""
+    tokenizer = _tokenizer(job)
+    before, after = _frame(job.corpus, tokenizer)
+    for tokens in encode(tokenizer, read_texts(source, unit.pieces)):
+        if tokens.size < job.corpus.min_document_tokens:
+            yield None
+        else:
+            yield Document(np.concatenate([before, tokens, after]).astype(np.uint32, copy=False))
+
+
+def _chat_documents(job: Job, source: ChatSource, unit: Unit) -> Iterator[Document | None]:
+    """Each conversation as its template frames it, None where there is nothing to learn or it has too few tokens."""
+    tokenizer, form = _tokenizer(job), chat_format(source)
+    for where, record in read_records(source, unit.pieces):
+        document = chat_document(tokenizer, record, form, where=where)
+        yield None if document is None or document.tokens.size < job.corpus.min_document_tokens else document
+
+
+def _needle_documents(job: Job, source: NeedleSource, numbers: tuple[int, int]) -> Iterator[Document]:
+    first_id = job.tokenizer.needle_first_id
+    assert first_id is not None
+    before, after = _frame(job.corpus, _tokenizer(job))
+    pool = _pool(job.corpus.output, job.pools[source.text_source], before.size, after.size)
+    for number in range(*numbers):
+        try:
+            tokens, loss_weight = task_document(
+                np.random.default_rng([*_key(job.corpus, _NEEDLES, source.name), number]),
+                pool,
+                source.length,
+                NeedleVocabulary(first_id=first_id),
+                tasks=source.tasks,
+                fill=source.fill,
+                query_fraction=source.query_fraction,
+                pure_text_share=source.pure_text_share,
+            )
+        except DataError as error:
+            raise DataError(f"source {source.name}: text of {source.text_source}: {error}") from None
+        yield Document(tokens, loss_weight)
+
+
+def _synl_documents(job: Job, source: SynlSource, numbers: tuple[int, int]) -> Iterator[Document]:
+    """Tables and questions between bos (weight 0) and eos (weight 1: where to stop is learned from nothing else)."""
+    tokenizer = _tokenizer(job)
+    before, after = _frame(job.corpus, tokenizer)
+    settings, key = _synl_settings(source), _key(job.corpus, _SYNL, source.name)
+
+    def count(text: str) -> int:
+        return _count(tokenizer, text) + before.size + after.size
+
+    for number in range(*numbers):
+        try:
+            made = synl_document(settings, key, number, count)
+        except ConfigError as error:
+            raise ConfigError(f"source {source.name}: {error}") from None
+        tokens, offsets = encode_with_offsets(tokenizer, made.text)
+        answers = answer_weights(offsets, made.spans)
+        weight = np.concatenate([np.zeros(before.size), answers, np.ones(after.size)]).astype(np.float32)
+        yield Document(np.concatenate([before, tokens, after]).astype(np.uint32, copy=False), weight)
+
+
+def _interleaved_documents(job: Job, source: InterleavedSource, unit: Unit) -> Iterator[Document]:
+    """The unit's windows: bos once, then chunks of documents, each of which keeps the eos at its own end.
+
+    The weight is 1, and 0 for the first token and for every one that its document does not have behind the one before.
+    """
+    before, _ = _frame(job.corpus, _tokenizer(job))
+    size = source.window - before.size
+    first, last = unit.documents
+    text, length, is_cut = _unit_text(job.corpus.output, unit, before.size, (last - first) * size)
+    window, pieces = fill_windows(length, size)
+    ends = np.cumsum(length)
+    offset = (ends - length)[pieces.document] + pieces.start
+    # A window may begin inside a document: nothing before it there tells of its first token.
+    goes_on = pieces.start > 0
+    goes_on[0] |= is_cut
+    bounds = np.searchsorted(window, np.arange(last - first + 1))
+    for number, begin, end in zip(range(first, last), bounds[:-1], bounds[1:], strict=True):
+        rng = np.random.default_rng([*_key(job.corpus, _INTERLEAVED, source.name), number])
+        order = _mixed(rng, source, pieces.length[begin:end])
+        tokens = text[token_indices(order, offset[begin:end])]
+        weight = np.ones(tokens.size, np.float32)
+        weight[splices(order)] = 0
+        if order.start[0] > 0 or goes_on[begin + order.document[0]]:
+            weight[0] = 0
+        weight = np.concatenate([np.zeros(before.size, np.float32), weight])
+        weight[0] = 0
+        yield Document(np.concatenate([before, tokens]).astype(np.uint32, copy=False), weight)
+
+
+def _mixed(rng: np.random.Generator, source: InterleavedSource, length: NDArray[np.int64]) -> Pieces:
+    if source.method == "utk":
+        return shuffle_chunks(rng, length, chunks=source.chunks or (1, 3), cut=source.cut)
+    return interleave(rng, length, chunks=source.chunks or 2, cut=source.cut)
+
+
+def _unit_text(
+    output: str, unit: Unit, before: int, num_tokens: int
+) -> tuple[NDArray[np.uint32], NDArray[np.int64], bool]:
+    """The text of the unit's windows.
+
+    Returns:
+        tokens uint32 [num_tokens]; the length int64 [num_documents] of each document in them; and whether the first one
+        begins in an earlier unit.
+    """
+    tokens, lengths = [], []
+    skip, room, is_cut = unit.text_begin, num_tokens, False
+    for shard in unit.text:
+        text, length = _shard_text(output, shard, before, 0)
+        # Of each document what lies between what is skipped and what there is room for.
+        ends = np.cumsum(length)
+        taken = np.minimum(ends, skip + room) - np.maximum(ends - length, skip)
+        inside = np.flatnonzero(taken > 0)
+        is_cut |= bool((ends - length)[inside[0]] < skip)
+        tokens.append(text[skip : skip + room])
+        lengths.append(taken[inside])
+        room -= tokens[-1].size
+        skip = 0
+    return np.concatenate(tokens), np.concatenate(lengths), is_cut
+
+
+@lru_cache(maxsize=2)
+def _pool(output: str, shards: tuple[ShardInfo, ...], before: int, after: int) -> NDArray[np.uint32]:
+    """The first NEEDLE_TEXT_TOKENS tokens of the documents in the shards, without `before` and `after` of each."""
+    parts: list[NDArray[np.uint32]] = []
+    room = NEEDLE_TEXT_TOKENS
+    for shard in shards:
+        parts.append(_shard_text(output, shard, before, after)[0][:room])
+        room -= parts[-1].size
+    return np.concatenate(parts)
+
+
+def _shard_text(output: str, shard: ShardInfo, before: int, after: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """The shard's documents without the first `before` and last `after` tokens of each.
+
+    Returns:
+        tokens uint32 [num_tokens] end to end, and the length int64 [num_documents] of each document.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = read_verified(storage.join(output, shard.file), shard.bytes, shard.digest)
+    table = pq.read_table(pa.BufferReader(data), columns=["length", "tokens"])
+    tokens = table["tokens"].combine_chunks().flatten().to_numpy()
+    length = table["length"].to_numpy().astype(np.int64)
+    ends = np.cumsum(length)
+    is_text = np.ones(tokens.size, np.bool_)
+    for place in range(before):
+        is_text[ends - length + place] = False
+    for place in range(after):
+        is_text[ends - 1 - place] = False
+    return tokens[is_text], length - before - after
+
+
+def _synl_settings(source: SynlSource) -> SynlSettings:
+    return SynlSettings(
+        lengths=tuple(source.lengths),
+        questions=source.questions,
+        kinds=tuple(source.kinds),
+        formats=tuple(source.formats),
+        split=source.split,
+    )
+
+
+def _count(tokenizer: "PreTrainedTokenizerBase", text: str) -> int:
+    return next(encode(tokenizer, [text])).size
+
+
+def _key(corpus: Corpus, tag: int, name: str) -> list[int]:
+    """Entropy of a source's random streams."""
+    return [corpus.seed, tag, int.from_bytes(name.encode(), "little")]
+
+
+def _frame(corpus: Corpus, tokenizer: "PreTrainedTokenizerBase") -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """The tokens before and after each document's own."""
+    config = corpus.tokenizer
+    before = [tokenizer.bos_token_id] if config.add_bos and tokenizer.bos_token_id is not None else []
+    after = [tokenizer.eos_token_id] if config.add_eos and tokenizer.eos_token_id is not None else []
+    return np.array(before, np.uint32), np.array(after, np.uint32)
+
+
+def _tokenizer(job: Job) -> "PreTrainedTokenizerBase":
+    return _open(job.corpus.output, job.tokenizer.directory, tuple(sorted(job.tokenizer.files.items())))
+
+
+@lru_cache(maxsize=1)
+def _open(output: str, directory: str, files: tuple[tuple[str, str], ...]) -> "PreTrainedTokenizerBase":
+    """From the corpus and not from the hub: workers may have no way there, and the hub's may be a newer one."""
+    return open_stored(output, TokenizerInfo(directory, 1, dict(files)))
