@@ -47,12 +47,16 @@ def idle_proxy(moto_server: str) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture
-def fault_proxy(idle_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FaultProxy]:
-    """`fault_proxy(Fault("503", times=4), ...)` puts a proxy with these faults before the mock server."""
+def fault_proxy(idle_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FaultProxy]]:
+    """`fault_proxy(Fault("503", times=4), ...)` puts a proxy with these faults before the mock server.
+
+    It is idle again after the test: Ray's workers always reach the server through it.
+    """
 
     def start(*faults: Fault) -> FaultProxy:
         idle_proxy.set_faults(*faults)
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", idle_proxy.url)
         return idle_proxy
 
-    return start
+    yield start
+    idle_proxy.set_faults()
