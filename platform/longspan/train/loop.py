@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from longspan.checkpoint.export import export_model
 from longspan.checkpoint.state import StoredState, find_resume, load_optimizer, load_weights, save_state
 from longspan.config.load import fingerprint
 from longspan.config.recipe import Recipe
+from longspan.errors import DataError
 from longspan.feed.batch import MicroBatch
 from longspan.model.attention import Documents
 from longspan.model.load import DTYPES, extend_config, open_model, open_tokenizer, read_config
@@ -122,8 +124,8 @@ def _steps(
         record = stack.enter_context(Recorder(recipe, first, runtime.show_progress)) if world.rank == 0 else None
         for step in range(first, train.steps):
             started = time.perf_counter()
-            batches, waited = _next_batches(feed, accumulation, world, layout)
-            _expect_sample(batches[0], recipe, world, step, accumulation)
+            batches, waited = _next_batches(feed, accumulation, world, layout, step)
+            _expect_samples(batches, recipe, world, step)
             lr = learning_rate(train, step)
             result = train_step(engine, batches, world, step + 1, lr, recipe.data.loss_weighting is not None)
             if record:
@@ -142,18 +144,26 @@ def _steps(
 
 
 def _next_batches(
-    feed: Iterator[MicroBatch] | None, count: int, world: World, layout: Documents
+    feed: Iterator[MicroBatch] | None, count: int, world: World, layout: Documents, step: int
 ) -> tuple[list[RankBatch], float]:
     """This rank's micro-batches of a step, and the seconds it waited for the feed."""
     started = time.perf_counter()
-    read = [next(feed) for _ in range(count)] if feed is not None else [None] * count
+    read = list(islice(feed, count)) if feed is not None else [None] * count
+    if len(read) < count:
+        raise DataError(
+            f"step {step + 1}: the feed ended after {len(read)} of the step's {count} micro-batches; the plan of this run"
+            " directory is shorter than the run: give another output"
+        )
     waited = time.perf_counter() - started
     return [share(batch, world, layout) for batch in read], waited
 
 
-def _expect_sample(batch: RankBatch, recipe: Recipe, world: World, step: int, accumulation: int) -> None:
-    expected = step * recipe.train.global_batch_size + world.group * accumulation * recipe.train.micro_batch_size
-    if batch.first_sample != expected:
-        raise StaleFeedError(
-            f"step {step + 1}: the feed gave sample {batch.first_sample}, the checkpoint goes on at {expected}"
-        )
+def _expect_samples(batches: list[RankBatch], recipe: Recipe, world: World, step: int) -> None:
+    size = recipe.train.micro_batch_size
+    first = step * recipe.train.global_batch_size + world.group * len(batches) * size
+    for number, batch in enumerate(batches):
+        if batch.first_sample != first + number * size:
+            raise StaleFeedError(
+                f"step {step + 1}: the feed gave sample {batch.first_sample}, the checkpoint goes on at"
+                f" {first + number * size}"
+            )
