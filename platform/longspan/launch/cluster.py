@@ -6,6 +6,7 @@ What is to last (metrics, checkpoints, result) lies in the run directory; Ray's 
 import json
 import math
 import os
+import socket
 import tempfile
 import uuid
 from pathlib import Path
@@ -19,6 +20,7 @@ from longspan.errors import LaunchError, LongspanError, StorageError
 from longspan.feed.source import feed_spec
 from longspan.launch.follow import follow_metrics
 
+_CONNECT_TIMEOUT_S = 10.0
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -48,10 +50,25 @@ def join_cluster(address: str | None, cpus: float, field: str) -> None:
     if address is None:
         start_cluster(cpus)
         return
+    _refuse_unreachable(address, field)
+    # Retry budgets, time-outs and the cache folder hold on every node.
+    own = {name: value for name, value in os.environ.items() if name.startswith("LONGSPAN_")}
+    environment = {"py_modules": [str(_PACKAGE)], **({"env_vars": own} if own else {})}
     try:
-        ray.init(address=address, runtime_env={"py_modules": [str(_PACKAGE)]}, log_to_driver=True)
+        ray.init(address=address, runtime_env=environment, log_to_driver=True)
     except (ConnectionError, ValueError) as error:
         raise LaunchError(f"{field}: no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from None
+
+
+def _refuse_unreachable(address: str, field: str) -> None:
+    """Ray itself tries for minutes and then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # "auto" and the like
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise LaunchError(f"{field}: no Ray cluster at '{address}' ({error.strerror or error})") from None
 
 
 def start_cluster(cpus: float, quiet: bool = False) -> None:

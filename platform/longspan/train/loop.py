@@ -151,8 +151,8 @@ def _next_batches(
     read = list(islice(feed, count)) if feed is not None else [None] * count
     if len(read) < count:
         raise DataError(
-            f"step {step + 1}: the feed ended after {len(read)} of the step's {count} micro-batches; the plan of this run"
-            " directory is shorter than the run: give another output"
+            f"step {step + 1}: the feed ended after {len(read)} of the step's {count} micro-batches; the plan of this"
+            " run directory is shorter than the run: give another output"
         )
     waited = time.perf_counter() - started
     return [share(batch, world, layout) for batch in read], waited
