@@ -8,7 +8,7 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -92,7 +92,6 @@ def write_plan(
     sample_length: int,
     num_samples: int,
     metadata: Mapping[str, str],
-    progress: Callable[[int], None] | None = None,
 ) -> PlanInfo:
     """Write the parts to the folder `uri`, one uploaded while the next is made, and `plan.json` when all are there.
 
@@ -102,7 +101,6 @@ def write_plan(
         parts: in order; all but the last of one size (`sampling.plan.plan_parts`).
         num_samples: of all parts together.
         metadata: kept with the plan.
-        progress: called with the number of samples made so far, after every part.
 
     Raises:
         DataError: the parts do not follow each other or do not add up to `num_samples`.
@@ -126,8 +124,6 @@ def write_plan(
             sizes.append(len(data))
             digests.append(storage.digest_bytes(data).partition(":")[2])
             done += part.num_samples
-            if progress is not None:
-                progress(done)
         if upload is not None:
             upload.result()
     if done != num_samples or not sizes:
