@@ -6,9 +6,14 @@ from collections.abc import Callable, Iterator
 # Before torch is imported, here and in child processes: two threads on busy cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 
 from tests.s3 import Fault, FaultProxy, clean_environment, new_bucket, serve_moto
+
+# How long an example takes says something about the machine's other work, and nothing about the code.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session", autouse=True)
