@@ -39,7 +39,7 @@ def train_rank(rank: int, folder: str, values: dict[str, Any], fault: str) -> No
     ("fault", "said"),
     [
         ("another group's", r"StaleFeedError: step 1: the feed gave sample 0, the checkpoint goes on at 1"),
-        ("too few", r"DataError: step 3: the feed ended"),
+        ("too few", r"StaleFeedError: step 3: the feed ended"),
     ],
 )
 def test_a_rank_with_other_data_ends_the_run(make: MakeRecipe, tmp_path: Path, fault: str, said: str) -> None:

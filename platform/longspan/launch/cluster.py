@@ -50,7 +50,7 @@ def join_cluster(address: str | None, cpus: float, field: str) -> None:
     if address is None:
         start_cluster(cpus)
         return
-    _refuse_unreachable(address, field)
+    refuse_unreachable(address, field)
     # Retry budgets, time-outs and the cache folder hold on every node.
     own = {name: value for name, value in os.environ.items() if name.startswith("LONGSPAN_")}
     environment = {"py_modules": [str(_PACKAGE)], **({"env_vars": own} if own else {})}
@@ -60,8 +60,8 @@ def join_cluster(address: str | None, cpus: float, field: str) -> None:
         raise LaunchError(f"{field}: no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from None
 
 
-def _refuse_unreachable(address: str, field: str) -> None:
-    """Ray itself tries for minutes and then ends the process."""
+def refuse_unreachable(address: str, field: str) -> None:
+    """Raise LaunchError where nothing answers at HOST:PORT: Ray itself tries for minutes, then ends the process."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():  # "auto" and the like
         return

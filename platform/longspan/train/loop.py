@@ -15,7 +15,6 @@ from longspan.checkpoint.export import export_model
 from longspan.checkpoint.state import StoredState, find_resume, load_optimizer, load_weights, save_state
 from longspan.config.load import fingerprint
 from longspan.config.recipe import Recipe
-from longspan.errors import DataError
 from longspan.feed.batch import MicroBatch
 from longspan.model.attention import Documents
 from longspan.model.load import DTYPES, extend_config, open_model, open_tokenizer, read_config
@@ -150,9 +149,9 @@ def _next_batches(
     started = time.perf_counter()
     read = list(islice(feed, count)) if feed is not None else [None] * count
     if len(read) < count:
-        raise DataError(
-            f"step {step + 1}: the feed ended after {len(read)} of the step's {count} micro-batches; the plan of this"
-            " run directory is shorter than the run: give another output"
+        raise StaleFeedError(
+            f"step {step + 1}: the feed ended after {len(read)} of the step's {count} micro-batches; it began at another"
+            " step, or the plan of this run directory is shorter than the run"
         )
     waited = time.perf_counter() - started
     return [share(batch, world, layout) for batch in read], waited
