@@ -150,8 +150,8 @@ def _next_batches(
     read = list(islice(feed, count)) if feed is not None else [None] * count
     if len(read) < count:
         raise StaleFeedError(
-            f"step {step + 1}: the feed ended after {len(read)} of the step's {count} micro-batches; it began at another"
-            " step, or the plan of this run directory is shorter than the run"
+            f"step {step + 1}: the feed ended after {len(read)} of the step's {count} micro-batches; it began at"
+            " another step, or the plan of this run directory is shorter than the run"
         )
     waited = time.perf_counter() - started
     return [share(batch, world, layout) for batch in read], waited
