@@ -123,7 +123,7 @@ def test_every_sample_once_while_a_twentieth_of_the_requests_fails(
     """Plan, shards, checkpoints and results pass through a store that fails in six ways, on driver and workers."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", idle_proxy.url)
     monkeypatch.setenv("LONGSPAN_READ_TIMEOUT_S", "2")
-    shares = {"503": 0.01, "reset": 0.01, "lost": 0.01, "truncate": 0.01, "slow": 0.005, "stall": 0.005}
+    shares = {"503": 0.03, "reset": 0.03, "lost": 0.02, "truncate": 0.03, "slow": 0.005, "stall": 0.005}
     faults = [Fault(kind, probability=share, seed=number) for number, (kind, share) in enumerate(shares.items())]
     output = storage.join(s3_material, "faulty")
     idle_proxy.set_faults(*faults)
@@ -133,7 +133,7 @@ def test_every_sample_once_while_a_twentieth_of_the_requests_fails(
         struck, requests = sum(idle_proxy.struck.values()), idle_proxy.num_requests
         idle_proxy.set_faults()
     assert summary["finished"]
-    assert struck > 0.02 * requests, f"{struck} faults in {requests} requests are too few to show anything"
+    assert struck >= 0.05 * requests, f"{struck} faults in {requests} requests are too few to show anything"
     assert_same_run(read_metrics(output), reference)
 
 
