@@ -169,6 +169,10 @@ def impact(
     sources: Annotated[
         str | None, typer.Option(metavar="NAME,NAME,...", help="Sources to score; all if left out.")
     ] = None,
+    rope: Annotated[
+        Literal["ntk", "dynamic_ntk", "linear", "yarn"] | None,
+        typer.Option(help="RoPE put over MODEL, untrained, so that it reaches the window; its own if left out."),
+    ] = None,
     tagger: Annotated[
         str | None, typer.Option(metavar="spacy|nltk", help="Statistics by part of speech too; must be installed.")
     ] = None,
@@ -182,7 +186,7 @@ def impact(
         from longspan.launch.impact import describe, render_statistics, score
 
         chosen = tuple(sources.split(",")) if sources else None
-        settings = ScoreSettings(model, window, base, short_prefix, sources=chosen, dtype=dtype)
+        settings = ScoreSettings(model, window, base, short_prefix, sources=chosen, dtype=dtype, rope=rope)
         try:
             score(corpus, output, settings, actors=actors, address=address)
         except KeyboardInterrupt:

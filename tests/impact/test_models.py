@@ -42,3 +42,17 @@ def test_one_model_is_opened_once(material: Material) -> None:
     pair = open_pair(material.settings(base=None, short_prefix=8, stride=8), Machine(device="cpu"))
     assert pair.base is None
     assert not pair.long.training
+
+
+def test_a_base_with_another_rope_stands_in_for_a_longer_model(material: Material) -> None:
+    model = str(material.folder / "long")
+    settings = material.settings(rope="yarn", window=256, base=model)
+    assert set(check_models(settings, material.manifest)) == {"model", "base"}
+    pair = open_pair(settings, Machine(device="cpu"))
+    assert pair.base is not None
+    long, base = (network.get_submodule("model.rotary_emb") for network in (pair.long, pair.base))
+    assert long.attention_scaling > 1.0
+    assert base.attention_scaling == 1.0
+    assert bool(long.get_buffer("inv_freq")[-1] < base.get_buffer("inv_freq")[-1])
+    with pytest.raises(ConfigError, match=r"impact\.rope: 'longrope'; must be one of ntk, "):
+        material.settings(rope="longrope")

@@ -9,12 +9,13 @@ from pathlib import Path
 from torch import nn
 
 from longspan import storage
-from longspan.config.model import Model
+from longspan.config.model import Model, Rope
 from longspan.corpus.impact.settings import Machine, ScoreSettings
 from longspan.corpus.manifest import Manifest
 from longspan.errors import ConfigError
 from longspan.evaluate.opening import open_for_evaluation
-from longspan.model.load import read_config
+from longspan.model.load import extend_config, read_config
+from longspan.rope import RopeSettings
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,25 @@ class Pair:
 def open_pair(settings: ScoreSettings, machine: Machine) -> Pair:
     """Both models in evaluation mode on the device. Raises ConfigError as `open_for_evaluation`."""
 
-    def opened(path: str) -> nn.Module:
+    def opened(path: str, rope: RopeSettings | None = None) -> nn.Module:
         return open_for_evaluation(
-            path, dtype=settings.dtype, device=machine.device, drop_sliding_window=settings.drop_sliding_window
+            path,
+            rope=rope,
+            dtype=settings.dtype,
+            device=machine.device,
+            drop_sliding_window=settings.drop_sliding_window,
         )[0]
 
-    return Pair(opened(settings.model), opened(settings.base) if settings.base is not None else None)
+    long = opened(settings.model, _untrained_rope(settings))
+    return Pair(long, opened(settings.base) if settings.base is not None else None)
+
+
+def _untrained_rope(settings: ScoreSettings) -> RopeSettings | None:
+    """What `settings.rope` is on the model, reaching the window; None where the model keeps its own."""
+    if settings.rope is None:
+        return None
+    config = read_config(Model(path=settings.model, drop_sliding_window=settings.drop_sliding_window))
+    return extend_config(config, Rope(type=settings.rope), settings.window)
 
 
 def check_models(settings: ScoreSettings, manifest: Manifest) -> dict[str, str]:
@@ -46,7 +60,7 @@ def check_models(settings: ScoreSettings, manifest: Manifest) -> dict[str, str]:
             does not hold the corpus's tokens; the message names the field.
     """
     found = {}
-    wanted = {"model": (settings.model, settings.window)}
+    wanted = {"model": (settings.model, settings.window if settings.rope is None else 0)}
     if settings.base is not None:
         wanted["base"] = (settings.base, settings.short_width if settings.short_prefix is not None else 0)
     for field, (path, width) in wanted.items():

@@ -16,6 +16,7 @@ from longspan.errors import ConfigError
 
 Measure = Literal["logprob", "logit"]
 Dtype = Literal["float32", "bfloat16"]
+UntrainedRope = Literal["ntk", "dynamic_ntk", "linear", "yarn"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class ScoreSettings:
     Attributes:
         model: the long-context model, a Hugging Face directory (local or s3://) or hub name.
         base: the model it is compared with; None is `model` itself.
+        rope: kind of RoPE that is put over `model`, untrained, so that it reaches `window`: a base and its own weights
+            with YaRN can be compared before any longer model exists. None keeps the model's.
         window: tokens of the longest prefix. A longer document is read in windows that overlap by half, so that every
             later token has at least `window` / 2 tokens before it.
         short_prefix: tokens that the base sees before a token (up to `stride` - 1 more, since neighbours share a
@@ -54,6 +57,7 @@ class ScoreSettings:
     part_tokens: int = 1 << 20
     dtype: Dtype = "bfloat16"
     drop_sliding_window: bool = False
+    rope: UntrainedRope | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("window", 2), ("short_prefix", 1), ("stride", 1), ("documents", 1), ("part_tokens", 1)):
@@ -63,6 +67,8 @@ class ScoreSettings:
         for name, choices in (("measure", get_args(Measure)), ("dtype", get_args(Dtype))):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"impact.{name}: '{getattr(self, name)}'; must be one of {', '.join(choices)}")
+        if self.rope is not None and self.rope not in get_args(UntrainedRope):
+            raise ConfigError(f"impact.rope: '{self.rope}'; must be one of {', '.join(get_args(UntrainedRope))}")
         if self.base is None and self.short_prefix is None:
             raise ConfigError(
                 "impact: one model with one prefix tells no difference; give base, a model with a shorter context, or"
