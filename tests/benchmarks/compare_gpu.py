@@ -74,7 +74,7 @@ TINY = Scale(
     phases=((32, 1, {"recall": 1}), (64, 1, TASKS)),
     base_batch=2,
     batch=2,
-    steps=2,
+    steps=4,
     dtype="float32",
     questions=2,
     examples=2,
@@ -138,29 +138,70 @@ def method(name: str, scale: Scale, length: int | None = None, **changes: Any) -
 
 def methods(scale: Scale) -> list[dict[str, Any]]:
     contiguous = {"positions__type": "contiguous"}
+    scales = {"rope__type": "e2llm", "positions__type": "e2llm", "positions__window": scale.window}
+    from_target = {"data__mix__0__weights": {f"long-{scale.target}": 1}}
+    # Documents of the window, packed into samples of the target.
+    interleaved = {**contiguous, "data__interleave": {"method": "cip"}}
+    short = {"data__mix__0__weights": {f"long-{scale.window}": 1}, "data__sample_length": scale.target}
     return [
         method("base", scale, values={"rope__type": "keep"}, train=False),
         method("ntk", scale, train=False),
         method("yarn", scale, values={"rope__type": "yarn"}, train=False),
+        method("pi", scale, values=scales, train=False),
         method("longrecipe", scale),
         method("longrecipe-yarn", scale, values={"rope__type": "yarn"}),
         method("no-gaps", scale, values=contiguous),
+        method("selected", scale, values={**from_target, "data__selection": _selection(scale, "weighted")}),
+        method("random-sentences", scale, values={**from_target, "data__selection": _selection(scale, "uniform")}),
         method("pose", scale, scale.window, values={"positions__type": "pose"}),
         method("randpos", scale, scale.window, values={"positions__type": "randpos"}),
+        method("cream", scale, scale.window, values={"positions__type": "cream"}),
+        method("e2llm", scale, scale.window, values=scales),
+        method("e2llm-half", scale, scale.window, values={**scales, "data__target_length": scale.target // 2}),
+        method("cip", scale, values={**interleaved, **short, "data__document_mask": False}),
+        method("cip-masked", scale, values={**interleaved, **short}),
+        _replay(scale),
+        {"name": "merged", "start": "replay", "merge": {"weight": 0.5}},
         method("full-equal-flops", scale, scale.target, values=contiguous),
         method("full-length", scale, scale.target, values=contiguous, budget={"steps": scale.steps}),
     ]
 
 
+def _selection(scale: Scale, mode: str) -> dict[str, Any]:
+    return {"mode": mode, "from_length": scale.target}
+
+
+def _replay(scale: Scale) -> dict[str, Any]:
+    """LongRecipe's second stage, on the documents that the base saw last."""
+    values = {
+        "rope__type": "keep",
+        "positions__type": "contiguous",
+        "data__sample_length": scale.window,
+        "data__mix__0__weights": {f"base-{len(scale.phases) - 1}": 1},
+        "train__learning_rate": 1e-4,
+    }
+    return method("replay", scale, start="longrecipe", budget={"flops": longrecipe_flops(scale) / 4}, values=values)
+
+
 CLAIMS = (
     ("LongRecipe at 30 % length is within 2 points of full-length training at 80 % less compute",
-     "longrecipe", "full-length", "within", 2.0, 0.2),
+     "longrecipe", "full-length", "within", 2.0, 0.2, 0),
     ("LongRecipe is within 2 points of full-length training at equal compute",
-     "longrecipe", "full-equal-flops", "within", 2.0, None),
-    ("LongRecipe is better than PoSE", "longrecipe", "pose", "above", 0.0, None),
-    ("LongRecipe is better than RPES", "longrecipe", "randpos", "above", 0.0, None),
-    ("Full-length training is better than YaRN without training", "full-length", "yarn", "above", 2.0, None),
+     "longrecipe", "full-equal-flops", "within", 2.0, None, 0),
+    ("LongRecipe is better than PoSE", "longrecipe", "pose", "above", 0.0, None, 0),
+    ("LongRecipe is better than RPES", "longrecipe", "randpos", "above", 0.0, None, 0),
+    ("LongRecipe is better than CREAM", "longrecipe", "cream", "above", 0.0, None, 0),
+    ("Sentences selected by impact are better than random ones", "selected", "random-sentences", "above", 0.0, None, 0),
+    ("E2-LLM is better than position interpolation without training", "e2llm", "pi", "above", 0.0, None, 0),
+    ("E2-LLM is as good at a window that it never saw as one trained for it",
+     "e2llm-half", "e2llm", "within", 2.0, None, 0),
+    ("CIP is better without a document mask", "cip", "cip-masked", "above", 0.0, None, 0),
+    ("Replay brings back what the base could do inside its window", "replay", "longrecipe", "above", 0.0, None, 1),
+    ("Merging brings back more of it", "merged", "replay", "above", 0.0, None, 1),
+    ("Merging keeps the long window", "merged", "longrecipe", "within", 2.0, None, 0),
+    ("Full-length training is better than YaRN without training", "full-length", "yarn", "above", 2.0, None, 0),
 )  # fmt: skip
+"""Name, method, against, relation, points, most compute, and 1 where it is about the base's own window."""
 
 
 def base_section(scale: Scale, model: dict[str, Any]) -> dict[str, Any]:
@@ -182,8 +223,11 @@ def base_section(scale: Scale, model: dict[str, Any]) -> dict[str, Any]:
 
 def settings(output: Path, scale: Scale, seeds: Sequence[int], only: Sequence[str] = (), text: str = "") -> Comparison:
     """The whole comparison; `only` keeps some of the methods, `full-length` always among them."""
-    kept = [values for values in methods(scale) if not only or values["name"] in (*only, "full-length")]
-    names = {values["name"] for values in kept}
+    offered = methods(scale)
+    names = {"full-length", *only} if only else {values["name"] for values in offered}
+    for values in reversed(offered):  # what a method goes on from stands before it
+        names |= {values["start"]} if values["name"] in names and "start" in values else set()
+    kept = [values for values in offered if values["name"] in names]
     train, held_out = library_files()
     if scale is TINY:
         train, held_out = train[:4], held_out[:1]
@@ -222,6 +266,9 @@ def settings(output: Path, scale: Scale, seeds: Sequence[int], only: Sequence[st
             ],
         },
         "base": base_section(scale, model),
+        "impact": {"rope": "yarn", "window": scale.target, "sources": [f"long-{scale.target}"]}
+        if "selected" in names
+        else None,
         "recipe": shared,
         "methods": kept,
         "evaluate": {
@@ -233,8 +280,8 @@ def settings(output: Path, scale: Scale, seeds: Sequence[int], only: Sequence[st
         },
         "claims": [
             {"name": name, "method": ours, "against": theirs, "metric": "tasks", "relation": relation,
-             "points": points, "at_most_compute": compute}
-            for name, ours, theirs, relation, points, compute in CLAIMS
+             "points": points, "at_most_compute": compute, "length": scale.window if at_window else None}
+            for name, ours, theirs, relation, points, compute, at_window in CLAIMS
             if {ours, theirs} <= names
         ],
     }  # fmt: skip

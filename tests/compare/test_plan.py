@@ -11,6 +11,7 @@ from longspan.compare.plan import Run, base_recipe, make_runs, manifest_uri, ste
 from longspan.config.compare import Budget, load_comparison
 from longspan.config.corpus import Corpus, NeedleSource
 from longspan.config.load import parse
+from longspan.config.weighting import LongCE
 from longspan.errors import ConfigError
 from longspan.planner.costs import flops_per_token, model_sizes
 from tests.compare.material import CONFIG, comparison, values
@@ -47,6 +48,14 @@ def test_methods_spend_alike_though_their_samples_differ() -> None:
     assert runs["yarn"].flops == 0
 
 
+def test_groups_of_tokens_cost_less_than_whole_samples() -> None:
+    methods = [{"name": "full"}, {"name": "s2", "set": {"model.attention_pattern": {"type": "s2", "groups": 4}}}]
+    runs = by_label(methods=methods, budget={"steps": 2})
+    whole, groups = (flops_per_token(model_sizes(CONFIG), length) for length in (32, 8))
+    assert runs["full, seed 0"].flops == 2 * 64 * whole
+    assert runs["s2, seed 0"].flops == 2 * 64 * groups
+
+
 def test_a_method_may_have_a_budget_of_its_own() -> None:
     methods = values()["methods"]
     methods[2]["budget"] = {"steps": 9}
@@ -68,6 +77,70 @@ def test_a_method_is_the_shared_recipe_with_its_values(tmp_path: Any) -> None:
     assert len(asked) == 1
     assert next(iter(asked)).tasks == ("larger",)
     assert next(iter(asked)).short_length == 64
+
+
+def chain(**changes: Any) -> list[dict[str, Any]]:
+    """`short`, `full`, then `again` from `short`, and `mean` of `again` and the base."""
+    again = {"name": "again", "start": "short", "budget": {"tokens": 64}, "set": {"rope.type": "keep"}} | changes
+    return [*values()["methods"][1:], again, {"name": "mean", "start": "again", "merge": {"weight": 0.25}}]
+
+
+def test_a_method_may_go_on_from_another(tmp_path: Any) -> None:
+    runs = by_label(methods=chain(), output=str(tmp_path))
+    short, again, mean = (runs[f"{name}, seed 1"] for name in ("short", "again", "mean"))
+    assert again.start is short
+    assert mean.start is again
+    assert mean.root is short
+    assert (short.depth, again.depth, mean.depth) == (0, 1, 2)
+    assert again.recipe.model.path == f"{tmp_path}/runs/short/seed-1/checkpoint"
+    assert (mean.checkpoint, mean.recipe.seed) == (f"{tmp_path}/runs/mean/seed-1/checkpoint", 1)
+    # What went before counts.
+    assert again.flops == pytest.approx(1.25 * short.flops)
+    assert mean.flops == again.flops
+    marks = {label: run.mark() for label, run in runs.items()}
+    changed = {run.label: run.mark() for run in by_label(methods=chain(note="other"), output=str(tmp_path)).values()}
+    assert changed == marks
+    slower = chain()
+    slower[0] = slower[0] | {"set": {"train.learning_rate": 0.5}}
+    later = {label: run.mark() for label, run in by_label(methods=slower, output=str(tmp_path)).items()}
+    assert {label.split(",")[0] for label in marks if later[label] != marks[label]} == {"short", "again", "mean"}
+
+
+def test_e2llm_is_asked_at_the_scale_of_the_length() -> None:
+    scaled = {"rope.type": "e2llm", "positions.type": "e2llm", "positions.window": 64}
+    methods = [
+        {"name": "pi", "train": False, "set": scaled},
+        {"name": "full", "set": scaled},
+        {"name": "replayed", "start": "full", "set": {"rope.type": "keep"}},
+        {"name": "average", "start": "full", "merge": {}},
+        {"name": "raised", "start": "full"},
+    ]
+    windows = {run.method: run.settings.scale_window for run in by_label(methods=methods, seeds=[0]).values()}
+    assert windows == {"pi": 64, "full": 64, "replayed": 64, "average": 64, "raised": None}
+
+
+def test_methods_that_need_scores_find_those_of_the_comparison(tmp_path: Any) -> None:
+    chosen = {"data.selection": {"mode": "weighted", "from_length": 64}}
+    methods = [
+        {"name": "full"},
+        {"name": "chosen", "set": chosen},
+        {"name": "random", "set": {"data.selection": {"mode": "uniform", "from_length": 64}}},
+        {"name": "longce", "set": {"data.loss_weighting": {"gamma": 4}}},
+        {"name": "own", "set": {"data.selection": chosen["data.selection"] | {"scores": "there"}}},
+    ]
+    analysis = {"rope": "yarn", "window": 64, "sources": ["text"]}
+    runs = by_label(methods=methods, impact=analysis, seeds=[0], output=str(tmp_path))
+    found = {run.method: run.recipe.data for run in runs.values()}
+    here = f"{tmp_path}/impact"
+    assert {name: data.selection.scores for name, data in found.items() if data.selection} == {
+        "chosen": here,
+        "random": None,
+        "own": "there",
+    }
+    assert isinstance(found["longce"].loss_weighting, LongCE)
+    assert found["longce"].loss_weighting.scores == here
+    with pytest.raises(ConfigError, match=r"method chosen: .*mode 'weighted' needs 'scores'"):
+        by_label(methods=methods, seeds=[0])
 
 
 def test_a_result_is_for_its_settings_only() -> None:
@@ -114,6 +187,18 @@ def test_a_wrong_method_is_named(set_values: dict[str, Any], message: str) -> No
         ({"base": {"checkpoint": "x", "config": {}}}, "base: give either 'checkpoint', or"),
         ({"base": {"config": {}}}, "base: give either 'checkpoint', or"),
         ({"methods": [{"name": "full"}, {"name": "full"}]}, "'methods' need names that differ"),
+        ({"methods": [{"name": "full", "start": "full"}]}, r"methods\.0\.start: 'full' is no earlier trained method"),
+        (
+            {"methods": [{"name": "full", "train": False}, {"name": "b", "start": "full"}]},
+            r"methods\.1\.start: 'full' is no earlier trained method of \[\]",
+        ),
+        ({"methods": [{"name": "full", "merge": {}}]}, "'merge' needs 'start'"),
+        (
+            {"methods": [{"name": "full"}, {"name": "b", "start": "full", "merge": {}, "set": {"seed": 1}}]},
+            "'merge' trains nothing",
+        ),
+        ({"methods": [{"name": "full"}, {"name": "b", "start": "full", "train": False}]}, "'start' goes on training"),
+        ({"impact": {"window": 64, "sources": ["a"]}}, "impact: give either 'model', or 'rope'"),
     ],
 )
 def test_a_wrong_comparison_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -159,11 +244,12 @@ def test_the_ready_comparison_is_whole_and_fair() -> None:
     for recipe in (base, *(run.recipe for run in runs)):
         for phase in recipe.data.mix:
             for name in phase.weights:
-                assert made[name].length <= recipe.data.sample_length
+                assert made[name].length <= recipe.data.plan_length
     trained = [run for run in runs if run.seed is not None and run.method != "full-length"]
-    assert len({run.method for run in trained}) >= 6
-    assert all(abs(run.flops / 4e11 - 1) < 0.02 for run in trained)
+    assert len({run.method for run in trained}) >= 14
+    assert all(abs(run.flops / 4e11 - 1) < 0.02 for run in trained if run.start is None)
+    assert {run.method: round(run.flops / 1e11) for run in trained if run.start} == {"replay": 5, "merged": 5}
     for run in trained:
         # No method runs out of documents and reads some twice.
         name = next(iter(run.recipe.data.mix[0].weights))
-        assert run.recipe.num_samples * run.recipe.data.sample_length <= made[name].documents * made[name].length
+        assert run.recipe.num_samples * run.recipe.data.plan_length <= made[name].documents * made[name].length

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from longspan.compare.plan import make_runs
 from longspan.compare.run import perform_all, prepare_material, run_comparison
@@ -99,6 +101,55 @@ def test_a_comparison_is_made_once_and_gone_on_with(tmp_path: Path) -> None:
     other = base.model_copy(update={"config": base.config | {"hidden_size": 32}})
     with pytest.raises(ConfigError, match=r"base\.config: .*/init/config\.json is that of another base"):
         prepare_material(small(tmp_path).model_copy(update={"base": other}), lines.append)
+
+
+def test_methods_that_go_on_from_others_and_choose_by_scores(tmp_path: Path) -> None:
+    chosen = {"data.selection": {"mode": "weighted", "from_length": 64}}
+    methods = [
+        *values()["methods"][1:],
+        {"name": "chosen", "set": chosen},
+        {"name": "again", "start": "short", "budget": {"tokens": 64}, "set": {"rope.type": "keep"}},
+        {"name": "mean", "start": "again", "merge": {"weight": 0.25}},
+        {"name": "scaled", "set": {"rope.type": "e2llm", "positions.type": "e2llm", "positions.window": 64}},
+    ]
+    analysis = {"rope": "yarn", "window": 128, "sources": ["needles"]}
+    asked = small(tmp_path, methods=methods, impact=analysis, claims=[], workers=2)
+    summary = run_comparison(asked, lambda line: None)
+    found = {name: method["steps"] for name, method in summary["methods"].items()}
+    assert found == {"short": 2, "full": 1, "chosen": 2, "again": 3, "mean": 3, "scaled": 2}
+    assert summary["methods"]["again"]["seconds"] > summary["methods"]["short"]["seconds"]
+
+    folders = {name: tmp_path / "run" / "runs" / name / "seed-3" / "checkpoint" for name in found}
+    base = load_file(tmp_path / "run" / "base" / "checkpoint" / "model.safetensors")
+    again, mean, short = (load_file(folders[name] / "model.safetensors") for name in ("again", "mean", "short"))
+    assert any(not torch.equal(again[name], short[name]) for name in short)
+    for name, tensor in mean.items():
+        assert torch.allclose(tensor, 0.75 * base[name] + 0.25 * again[name], atol=1e-6)
+    ropes = {name: json.loads((path / "config.json").read_text())["rope_parameters"] for name, path in folders.items()}
+    assert ropes["mean"] == ropes["again"] == ropes["short"]
+    result = json.loads((tmp_path / "run" / "runs" / "scaled" / "seed-3" / "comparison.json").read_text())
+    assert result["measured"]["evaluation"]["scales"] == {"64": 1, "128": 2}
+
+    # Cut short in the middle of the merge, and of what it stands on nothing is made again.
+    trained = (folders["again"] / "model.safetensors").stat().st_mtime_ns
+    (tmp_path / "run" / "runs" / "mean" / "seed-3" / "comparison.json").unlink()
+    (folders["mean"] / "config.json").unlink()
+    repeated = run_comparison(asked, lambda line: None)
+    assert (folders["again"] / "model.safetensors").stat().st_mtime_ns == trained
+    assert repeated["methods"]["mean"]["metrics"] == summary["methods"]["mean"]["metrics"]
+
+
+def test_what_stands_on_a_failed_run_fails_with_it(tmp_path: Path) -> None:
+    asked = small(tmp_path)
+    prepare_material(asked, lambda line: None)
+    methods = [*values()["methods"][1:], {"name": "again", "start": "short", "set": {"rope.type": "keep"}}]
+    # A configuration without weights: that comes out when a run begins.
+    without = {"base": {"checkpoint": str(tmp_path / "run" / "init")}, "corpus": None, "methods": methods, "claims": []}
+    recipe = asked.recipe | {"data": asked.recipe["data"] | {"manifest": str(tmp_path / "run" / "data")}}
+    lines: list[str] = []
+    with pytest.raises(LongspanError, match=r"3 of 3 runs failed; short, seed 3: .*weights"):
+        run_comparison(small(tmp_path, **without, recipe=recipe, output=str(tmp_path / "other")), lines.append)
+    assert "again, seed 3: failed: short, seed 3, which it goes on from, failed" in lines
 
 
 def test_a_mistake_in_a_method_is_found_before_anything_trains(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from longspan import storage
-from longspan.compare.plan import DATA, INIT, Run, base_path, base_recipe, make_runs, manifest_uri
+from longspan.compare.plan import DATA, IMPACT, INIT, Run, base_path, base_recipe, make_runs, manifest_uri
 from longspan.compare.pool import in_processes
 from longspan.compare.present import present
 from longspan.compare.results import Measured, metric_key, metrics_of
@@ -19,6 +19,7 @@ from longspan.config.compare import Comparison
 from longspan.config.corpus import Corpus
 from longspan.config.load import parse
 from longspan.config.model import Model
+from longspan.config.recipe import Recipe
 from longspan.errors import ConfigError, LongspanError
 
 Report = Callable[[str], None]
@@ -39,8 +40,9 @@ def run_comparison(comparison: Comparison, report: Report = print) -> dict[str, 
     """
     started = time.perf_counter()
     prepare_material(comparison, report)
-    config = _base_config(comparison)
-    runs = make_runs(comparison, config)
+    _check_analysis(comparison)
+    runs = make_runs(comparison, _base_config(comparison))
+    analyse(comparison, report)
     _stage_all(runs)
     measured, failures = _all_runs(comparison, runs, report)
     summary: dict[str, Any] = {}
@@ -99,6 +101,43 @@ def _base_config(comparison: Comparison) -> dict[str, Any]:
     return values
 
 
+def analyse(comparison: Comparison, report: Report) -> None:
+    """The scores of `impact`, where the comparison asks for them; what is there is not scored again.
+
+    Raises:
+        ConfigError, DataError: as `impact.run.score_corpus`.
+    """
+    asked = comparison.impact
+    if asked is None:
+        return
+    from longspan.corpus.impact.settings import Machine, ScoreSettings
+    from longspan.launch.impact import describe, score
+
+    base = base_path(comparison)
+    output = storage.join(storage.absolute(comparison.output_uri), IMPACT)
+    report(f"impact: scoring {', '.join(asked.sources)} with {asked.model or f'the base on {asked.rope}'}")
+    settings = ScoreSettings(
+        model=asked.model or base,
+        base=base,
+        rope=asked.rope,
+        window=asked.window,
+        sources=tuple(asked.sources),
+        dtype=(comparison.recipe.get("model") or {}).get("dtype", "bfloat16"),
+    )
+    # Alone on the machine: the runs begin when the scores are there.
+    score(manifest_uri(comparison), output, settings, Machine(threads=os.cpu_count() or 1))
+    describe(manifest_uri(comparison), output)
+
+
+def _check_analysis(comparison: Comparison) -> None:
+    from longspan.corpus.manifest import load_manifest
+
+    known = load_manifest(manifest_uri(comparison)).source_names
+    for name in comparison.impact.sources if comparison.impact else ():
+        if name not in known:
+            raise ConfigError(f"impact.sources: '{name}' is none of the corpus's {known}")
+
+
 def _stage_all(runs: list[Run]) -> None:
     """Check every recipe, and write every plan, before the first one trains: mistakes cost seconds, not hours."""
     from longspan.launch.stage import check_recipe, located, stage_run
@@ -108,12 +147,21 @@ def _stage_all(runs: list[Run]) -> None:
             if finished(run) is not None:
                 continue
             try:
-                if run.seed is None:
-                    check_recipe(run.recipe)
+                if run.seed is None or run.start is not None:
+                    check_recipe(_stand_in(run))
                 else:
                     stage_run(located(run.recipe))
             except LongspanError as error:
                 raise type(error)(f"{run.label}: {error}") from None
+
+
+def _stand_in(run: Run) -> Recipe:
+    """The run's recipe on the base: the model that it will go on from is not there yet."""
+    if run.start is None:
+        return run.recipe
+    before = _stand_in(run.start)
+    rope = before.rope if run.recipe.rope.type == "keep" else run.recipe.rope
+    return run.recipe.model_copy(update={"model": before.model, "rope": rope})
 
 
 def _all_runs(comparison: Comparison, runs: list[Run], report: Report) -> tuple[list[Measured], dict[str, str]]:
@@ -128,15 +176,23 @@ def _all_runs(comparison: Comparison, runs: list[Run], report: Report) -> tuple[
         else:
             results[run.label] = earlier
     report(f"{len(runs)} runs, {len(results)} of them finished before")
-    for run, found in perform_all(missing, _workers(comparison)):
-        if isinstance(found, LongspanError):
-            failures[run.label] = str(found)
-            report(f"{run.label}: failed: {found}")
-        elif found is None:
-            raise KeyboardInterrupt
-        else:
-            results[run.label] = found
-            report(_line(run, found, comparison))
+    for depth in range(1 + max((run.depth for run in missing), default=0)):
+        ready = []
+        for run in (run for run in missing if run.depth == depth):
+            if run.start is None or run.start.label not in failures:
+                ready.append(run)
+                continue
+            failures[run.label] = f"{run.start.label}, which it goes on from, failed"
+            report(f"{run.label}: failed: {failures[run.label]}")
+        for run, found in perform_all(ready, _workers(comparison)):
+            if isinstance(found, LongspanError):
+                failures[run.label] = str(found)
+                report(f"{run.label}: failed: {found}")
+            elif found is None:
+                raise KeyboardInterrupt
+            else:
+                results[run.label] = found
+                report(_line(run, found, comparison))
     return [results[run.label] for run in runs if run.label in results], failures
 
 

@@ -6,8 +6,9 @@ from typing import Any
 from longspan import storage
 from longspan.compare.plan import Run
 from longspan.compare.results import Measured
+from longspan.config.compare import Merge
 from longspan.config.recipe import Recipe
-from longspan.errors import ConfigError, DataError
+from longspan.errors import ConfigError, DataError, LongspanError
 
 RESULT_FILE = "comparison.json"
 
@@ -27,7 +28,7 @@ def finished(run: Run) -> Measured | None:
 
 
 def perform(run: Run, threads: int) -> Measured | None:
-    """Train and ask; goes on where it stopped. None where a signal stopped the training.
+    """Train, or merge, and ask; goes on where it stopped. None where a signal stopped the training.
 
     Args:
         threads: CPU threads of the evaluation; 0 leaves the choice to torch. Training takes `train.threads`.
@@ -43,22 +44,53 @@ def perform(run: Run, threads: int) -> Measured | None:
         keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
-    if run.seed is None:
-        spent: dict[str, Any] = {"steps": 0, "tokens": 0, "seconds": 0.0}
-        evaluation = _ask_untrained(run)
-    else:
-        from longspan.launch.run import train
-
-        summary = train(run.recipe, show_progress=False)
-        if not summary["finished"]:
-            return None
-        spent = {key: summary[key] for key in ("steps", "tokens", "seconds")}
-        evaluation = _ask(summary["checkpoint"], run)
+    made = _make(run)
+    if made is None:
+        return None
+    model, spent = made
+    evaluation = _ask_untrained(run) if run.seed is None else _ask(model, run)
     measured = {**spent, "flops": run.flops, "evaluation": evaluation}
     storage.write_json(
         storage.join(run.recipe.run_uri, RESULT_FILE), {"mark": run.mark(), "label": run.label, "measured": measured}
     )
     return Measured(method=run.method, seed=run.seed, **measured)
+
+
+def _make(run: Run) -> tuple[str, dict[str, Any]] | None:
+    """The run's model and what it has cost, with all that it goes on from; None where a signal stopped the training."""
+    spent: dict[str, Any] = {"steps": 0, "tokens": 0, "seconds": 0.0}
+    if run.start is not None:
+        before = finished(run.start)
+        if before is None:
+            raise LongspanError(f"{run.start.label}, which it goes on from, is not finished")
+        spent = {"steps": before.steps, "tokens": before.tokens, "seconds": before.seconds}
+    if run.merge is not None and run.start is not None:
+        return _merge(run, run.merge, run.start.checkpoint), spent
+    if run.seed is None:
+        return run.recipe.model.path, spent
+    from longspan.launch.run import train
+
+    summary = train(run.recipe, show_progress=False)
+    if not summary["finished"]:
+        return None
+    return summary["checkpoint"], {key: spent[key] + summary[key] for key in spent}
+
+
+def _merge(run: Run, merge: Merge, trained: str) -> str:
+    """Average the base and the trained model; begun anew where it was cut short."""
+    from longspan.merge import merge_checkpoints
+    from longspan.recipes.actions import base_directory
+
+    base = run.root.recipe.model
+    storage.delete_tree(run.checkpoint)
+    merge_checkpoints(
+        base_directory(base.path, base.revision),
+        trained,
+        run.checkpoint,
+        weight=merge.weight,
+        rope="b" if merge.rope == "start" else "a",
+    )
+    return run.checkpoint
 
 
 def train_base(recipe: Recipe) -> bool:

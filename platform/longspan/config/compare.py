@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from longspan.config.fields import NUMBER, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from longspan.config.fields import (
+    NUMBER,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
 from longspan.config.load import apply_overrides, parse, read_yaml
 from longspan.config.tasks import Task
 
@@ -28,7 +36,9 @@ class Budget(Section):
 
     tokens: PositiveInt | None = None
     flops: PositiveFloat | None = None
-    """Training FLOPs as `longspan plan` counts them: 6 N + 6 L d S a token."""
+    """Training FLOPs: 6 N + 6 L d S a token, S the sample's length or, with `model.attention_pattern`, its group's. A
+    mask inside the sample is not counted as saved.
+    """
     steps: PositiveInt | None = None
 
     @model_validator(mode="after")
@@ -57,16 +67,60 @@ class Base(Section):
         return self
 
 
+class Merge(Section):
+    """(1 - weight) * base + weight * the model of `start`, as `longspan merge`."""
+
+    weight: Fraction = 0.5
+    """Share of the trained model; LongRecipe takes half (2409.00509, section 4)."""
+    rope: Literal["base", "start"] = "start"
+    """Whose RoPE, window and tokenizer the result keeps."""
+
+
 class Method(Section):
     name: Name
     note: str = ""
     """A few words for tables and plots."""
     train: bool = True
     """Off: the base with the RoPE of the recipe, and nothing trained."""
+    start: Name | None = None
+    """An earlier method, whose model of the same seed this one goes on from; the base when left out. What that one has
+    cost counts as this one's too.
+    """
+    merge: Merge | None = None
+    """Train nothing: the average of the base and the model of `start`."""
     set: Values = Field(default_factory=dict)
     """Dotted recipe keys and their values for this method, for example positions.type: pose."""
     budget: Budget | None = None
     """Another budget than the comparison's, for a control that is given more or less."""
+
+    @model_validator(mode="after")
+    def _a_merge_needs_two(self) -> "Method":
+        if self.merge is not None and self.start is None:
+            raise ValueError("'merge' needs 'start', the method whose model is averaged with the base")
+        if self.merge is not None and (self.set or self.budget or not self.train):
+            raise ValueError("'merge' trains nothing and has no meaning beside 'set', 'budget' or 'train'; remove them")
+        if self.start is not None and not self.train:
+            raise ValueError("'start' goes on training; it has no meaning beside 'train: false'; remove one of them")
+        return self
+
+
+class Analysis(Section):
+    """What a long prefix adds to each token, scored once, for `data.selection` and `data.loss_weighting` of methods."""
+
+    rope: Literal["ntk", "dynamic_ntk", "linear", "yarn"] | None = None
+    """The model that sees far is the base with this RoPE, untrained, or `model`."""
+    model: str | None = None
+    """The model that sees far: Hugging Face directory (local or s3://) or hub name."""
+    window: Annotated[int, Field(ge=2), NUMBER]
+    """Tokens of its longest prefix. The base, which it is compared with, has the same one."""
+    sources: Annotated[list[str], Field(min_length=1)]
+    """Sources of the corpus to score."""
+
+    @model_validator(mode="after")
+    def _one_model(self) -> "Analysis":
+        if (self.rope is None) == (self.model is None):
+            raise ValueError("give either 'model', or 'rope' to take the base with that RoPE, untrained")
+        return self
 
 
 class Claim(Section):
@@ -115,6 +169,8 @@ class Comparison(Section):
     folder of Python's standard library. Left out: `recipe` names the manifest of a prepared one.
     """
     base: Base
+    impact: Analysis | None = None
+    """Scores for the methods that select sentences or weigh targets; they find them without naming them."""
     recipe: Values
     """What the methods share: sections of a recipe. model.path and, with `corpus`, data.manifest are filled in."""
     budget: Budget
@@ -137,6 +193,10 @@ class Comparison(Section):
             raise ValueError(f"'seeds' must differ, not {self.seeds}")
         if self.reference not in names:
             raise ValueError(f"'reference' {self.reference} is none of the methods {names}")
+        for number, method in enumerate(self.methods):
+            earlier = [other.name for other in self.methods[:number] if other.train]
+            if method.start is not None and method.start not in earlier:
+                raise ValueError(f"methods.{number}.start: '{method.start}' is no earlier trained method of {earlier}")
         for number, claim in enumerate(self.claims):
             for field, name in (("method", claim.method), ("against", claim.against)):
                 if name not in names:
