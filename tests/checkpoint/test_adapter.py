@@ -247,9 +247,42 @@ def test_weights_held_in_four_bits_are_read_again_from_their_files(base: Path, d
     assert same(fold(dataclasses.replace(adapter, quantised=frozenset(linears)), held, dtype), expected)
 
 
-@pytest.mark.parametrize(("zero", "message"), [(3, r"train.zero_stage: 3 cannot divide"), (1, r"parallel.use_gpu: ")])
-def test_an_engine_that_cannot_hold_four_bits_says_so(base: Path, world: World, zero: int, message: str) -> None:
-    plain = recipe_for(base, zero)
+@pytest.mark.parametrize(("zero", "dtype"), [(1, "float32"), (2, "bfloat16")])
+def test_four_bits_stay_and_the_export_is_of_the_weights_before(
+    tmp_path: Path, world: World, zero: int, dtype: str
+) -> None:
+    from bitsandbytes.functional import dequantize_4bit
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    wide = tiny_model_directory(tmp_path / "model", "qwen2", **sizes)
+    run = Run(recipe_for(wide, zero, dtype, quantize="nf4"), world, str(tmp_path / "run"))
+    held = {name: p for name, p in run.engine.module.named_parameters() if p.dtype == torch.uint8}
+    assert len(held) == 2 * 7
+    before = {name: parameter.detach().clone() for name, parameter in held.items()}
+    for _ in range(4):
+        run.step()
+    assert all(torch.equal(held[name], value) for name, value in before.items())
+    values = {name: dequantize_4bit(value.data, value.quant_state).float() for name, value in held.items()}
+    masters = {name: value for name, value in run.state().items() if "/" not in name}
+    assert all(is_lora_matrix(name) or name.endswith(("norm.weight", "embed_tokens.weight")) for name in masters)
+    export_model(run.engine, run.settings, None, torch.float32, str(tmp_path / "run" / "checkpoint"))
+    run.engine.destroy()
+    originals = load_file(wide / "model.safetensors")
+    result = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
+    for name, value in values.items():
+        plain = name.removeprefix("model.").replace(".base.", ".")
+        matrices = [masters.get(name.replace("base.weight", key)) for key in ("lora_b", "lora_a")]
+        moved = matrices[0] @ matrices[1] * 2 if matrices[0] is not None and matrices[1] is not None else 0 * value
+        torch.testing.assert_close(result[plain], originals[plain] + moved, rtol=1e-6, atol=1e-7)
+        # What was trained beside differs from it by the rounding to 4 bits alone.
+        largest = originals[plain].view(-1, 64).abs().amax(1, keepdim=True)
+        apart = (value + moved - result[plain]).view(-1, 64).abs()
+        assert (apart <= 0.16 * largest).all()
+        assert apart.max() > 0
+
+
+def test_an_engine_that_cannot_divide_four_bits_says_so(base: Path, world: World) -> None:
+    plain = recipe_for(base, 3)
     network, settings = open_model(plain.model, plain.rope, 512, seed=0)
-    with pytest.raises(ConfigError, match=message):
-        build_engine(CausalLMLoss(network, 16), settings, recipe_for(base, zero, quantize="nf4"), world)
+    with pytest.raises(ConfigError, match=r"train.zero_stage: 3 cannot divide"):
+        build_engine(CausalLMLoss(network, 16), settings, recipe_for(base, 3, quantize="nf4"), world)

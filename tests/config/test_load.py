@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from longspan.config.attention_window import AttentionWindow
+from longspan.config.data import Interleave
 from longspan.config.load import apply_overrides, fingerprint, load_recipe, parse, read_yaml, to_yaml
+from longspan.config.model import ShiftedGroups
 from longspan.config.recipe import Recipe
 from tests.config.conftest import RECIPE
 
@@ -192,6 +195,7 @@ DECIDES = {
     "model.drop_sliding_window": True,
     "model.lora": {"rank": 4},
     "model.trust_remote_code": True,
+    "model.attention_pattern": ShiftedGroups(groups=2),
     "rope.type": "dynamic_ntk",
     "rope.theta": 3.0,
     "rope.factor": 2.0,
@@ -218,6 +222,8 @@ DECIDES = {
     "data.shuffle_tokens": 1000,
     "data.document_mask": False,
     "data.selection": {"mode": "uniform", "from_length": 64},
+    "data.interleave": Interleave(),
+    "data.attention_window": AttentionWindow(start=4, rate=1.0),
     "data.loss_weighting": {"scores": "scores"},
     "positions.type": "pose",
     "positions.variant": "bounded",
@@ -225,6 +231,7 @@ DECIDES = {
     "positions.segments": "paragraph",
     "positions.num_chunks": 3,
     "positions.last_chunk": "suffix",
+    "positions.text_offset": "uniform",
     "positions.sigma": 2.0,
     "positions.window": 64,
     "positions.num_sinks": 3,
@@ -266,6 +273,7 @@ DOES_NOT = {
     "evaluate.needles": 3,
     "evaluate.examples": 3,
     "evaluate.text_source": "held",
+    "evaluate.scale_window": 128,
     "tracking.wandb": "offline",
     "tracking.project": "other",
 }

@@ -81,6 +81,16 @@ BY_OVERRIDE = [
     ("positions={type: e2llm, window: 64, num_sinks: 0}", "positions.num_sinks: input should be greater than 0"),
     ("positions.type=e2llm", "positions: type 'e2llm' needs 'window', the model's own window in tokens"),
     ("positions.num_chunks=2", "positions: 'num_chunks' has no meaning for type 'longrecipe'; it belongs to ['pose']"),
+    ("positions={type: pose, text_offset: other}", "positions.text_offset: input should be 'none', 'same' or"),
+    ("positions.text_offset=same", "positions: 'text_offset' has no meaning for type 'longrecipe'; it belongs to"),
+    (
+        "positions={type: pose, text_offset: same}",
+        "positions.text_offset: 'same' takes chunks of a longer sample; set data.selection.mode: chunks",
+    ),
+    (
+        "data.selection={mode: chunks, from_length: 64}",
+        "data.selection.mode: 'chunks' takes the text that PoSE's positions ask for; set positions.type: pose and",
+    ),
     ("positions.last_chunk=suffix", "positions: 'last_chunk' has no meaning for type 'longrecipe'"),
     ("positions.sigma=2", "positions: 'sigma' has no meaning for type 'longrecipe'; it belongs to ['cream']"),
     ("positions.window=64", "positions: 'window' has no meaning for type 'longrecipe'; it belongs to ['e2llm']"),
@@ -147,6 +157,13 @@ BY_OVERRIDE = [
     ("data.repetition.max_epoch=3", "data.repetition.max_epoch: unknown key; did you mean 'max_epochs'?"),
     # packing
     ("data.packing=bestfit", "data.packing: input should be 'best_fit' or 'sequential', not 'bestfit'"),
+    ("data.interleave.chunks=[3, 2]", "data.interleave: 'chunks' is [3, 2]; the least comes first"),
+    ("data.interleave.chunks=0", "data.interleave.chunks"),
+    ("data.interleave.method=synl", "data.interleave.method: input should be 'cip' or 'utk', not 'synl'"),
+    (
+        "data.interleave={}",
+        "data.interleave: it decides the positions, so it does not go with positions.type: longrecipe; set positions.",
+    ),
     ("data.shuffle=wide", "data.shuffle: input should be a valid boolean"),
     ("data.shuffle_tokens=0", "data.shuffle_tokens: input should be greater than 0, not 0"),
     ("parallel.shard_cache_bytes=0", "parallel.shard_cache_bytes: input should be greater than 0, not 0"),
@@ -171,6 +188,48 @@ def test_a_wrong_value_is_one_line_that_names_it(written: Written, override: str
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("from_length", "offset", "message"),
+    [
+        (300, "same", "data.selection.from_length: 300 is above data.target_length 256; with positions.text_offset:"),
+        (300, "none", "data.selection.mode: 'chunks' takes the text"),
+        (16, "same", "data: 'selection.from_length' 16 is below 'sample_length' 32"),
+    ],
+)
+def test_chunks_that_do_not_fit(written: Written, from_length: int, offset: str, message: str) -> None:
+    def load(from_length: int, offset: str) -> None:
+        load_recipe(
+            written(RECIPE),
+            [
+                f"positions={{type: pose, text_offset: {offset}}}",
+                f"data.selection={{mode: chunks, from_length: {from_length}}}",
+            ],
+        )
+
+    load(256, "same")
+    load(300, "uniform")
+    with pytest.raises(ConfigError) as caught:
+        load(from_length, offset)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rope.mixed_window=true", "data.interleave: rope.mixed_window tells documents by their length, which chunks"),
+        ("data.selection={mode: uniform, from_length: 64}", "data: 'interleave' mixes whole documents, 'selection'"),
+    ],
+)
+def test_what_does_not_go_with_interleaving(written: Written, override: str, message: str) -> None:
+    mixed = ["positions.type=contiguous", "data.interleave={}"]
+    assert load_recipe(written(RECIPE), mixed).data.interleave
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(written(RECIPE), [*mixed, override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -331,6 +390,30 @@ BY_CORPUS_OVERRIDE = [
             (
                 "type: interleaved, text_source: books, window: 9, chunks: 0",
                 "sources.2.chunks: input should be greater",
+            ),
+            (
+                "type: interleaved, text_source: books, window: 9, names: true",
+                "sources.2: 'names' has no meaning for method 'cip'; it belongs to ['utk']",
+            ),
+            (
+                "type: interleaved, text_source: books, window: 9, method: utk, names: true, marks: {name_open: a}",
+                "sources.2: 'names' needs marks.name_close, or nothing tells a name from text; give its text",
+            ),
+            (
+                "type: interleaved, text_source: books, window: 9, method: utk, marks: {head: a, recall_open: b}",
+                "sources.2: marks.recall_open goes with names only; set names: true, or leave it out",
+            ),
+            (
+                "type: interleaved, text_source: books, window: 9, method: utk, marks: {tail: ''}",
+                "sources.2.marks.tail: string should have at least 1 character",
+            ),
+            (
+                "type: interleaved, text_source: books, window: 9, keep_order: false",
+                "sources.2: 'keep_order' has no meaning for method 'cip'",
+            ),
+            (
+                "type: interleaved, text_source: books, window: 9, share: 1.5",
+                "sources.2.share: input should be less than or equal to 1",
             ),
             ("type: chat, paths: [a], longer: keep", "sources.2.longer: input should be 'drop', 'turns' or 'cut'"),
             ("type: chat, paths: [a], messages_feild: x", "sources.2.messages_feild: unknown key; did you mean"),

@@ -121,6 +121,21 @@ def test_a_stage_may_begin_elsewhere(folder: Path) -> None:
     assert (replay.start, replay.recipe.model.path, replay.recipe.model.revision) == (None, "other/model", "v2")
 
 
+def test_the_first_stage_of_e2llm_says_from_which_window_all_models_count_the_scale(folder: Path) -> None:
+    """Once for all, so that they can be compared; written out, since it is part of what was asked."""
+    assert PIPELINE["evaluate"].get("scale_window") is None
+    plain = load_pipeline(written(folder, PIPELINE)).evaluate
+    assert plain is not None
+    assert plain.scale_window == 0
+    values = changed("stages.1.positions", {"type": "e2llm", "window": 64})
+    values["stages"][1]["rope"] = {"type": "e2llm"}
+    for window, expected in ((None, 64), (0, 0), (128, 128)):
+        values["evaluate"]["scale_window"] = window
+        evaluate = load_pipeline(written(folder, values)).evaluate
+        assert evaluate is not None
+        assert evaluate.scale_window == expected
+
+
 def test_overrides_reach_every_part(folder: Path) -> None:
     path = written(folder, PIPELINE)
     pipeline = load_pipeline(path, ["stages.1.train.steps=4", "common.train.micro_batch_size=2", "base=other"])

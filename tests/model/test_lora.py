@@ -162,11 +162,65 @@ def test_settings_that_are_refused(changes: dict[str, Any], message: str) -> Non
         tiny_recipe("nowhere", model=changes)
 
 
-def test_four_bits_need_a_gpu_and_the_library(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"model.lora.quantize: nf4 needs a GPU, and torch sees none here"):
-        opened(model, quantize="nf4")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def wide(directory: Path, family: str = "llama", **changes: Any) -> Path:
+    """A model whose layers have whole blocks of 64 inputs."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16, **changes}
+    return tiny_model_directory(directory, family, **sizes)
+
+
+@pytest.mark.parametrize(("family", "dtype"), [("llama", "float32"), ("llama", "bfloat16"), ("qwen2", "float32")])
+def test_four_bits_compute_what_their_values_say(tmp_path: Path, family: str, dtype: str) -> None:
+    from bitsandbytes.functional import dequantize_4bit
+
+    path = wide(tmp_path / "model", family)
+    settings: dict[str, Any] = {"rank": 3, "alpha": 7.5, "targets": ["q_proj", "down_proj"], "also_train": ["norm"]}
+    network = opened(path, dtype=dtype, checkpointing=True, quantize="nf4", **settings)
+    plain = opened(path, dtype=dtype, checkpointing=True, **settings)
+    held = adapter_of(network)
+    assert held is not None
+    assert len(held.quantised) == 2 * 7
+    parameters, originals = dict(network.named_parameters()), dict(plain.named_parameters())
+    assert {name for name, value in parameters.items() if value.dtype == torch.uint8} == held.quantised
+    for name in held.quantised:
+        weight: Any = parameters[name]
+        original = originals[name]
+        assert weight.numel() * 2 == original.numel()
+        assert not weight.requires_grad
+        values = dequantize_4bit(weight.data, weight.quant_state)
+        # Half the widest step of NF4, as far as the largest of a block is known: itself in 8 bits, values in `dtype`.
+        largest = original.detach().float().view(-1, 64).abs().amax(1, keepdim=True)
+        moved = (values.float() - original.detach().float()).view(-1, 64).abs()
+        assert (moved <= 0.16 * largest).all()
+        assert moved.mean() > 0.01 * largest.mean()
+        original.data = values.to(original.dtype)
+    randomise(network)
+    randomise(plain)
+    losses = [loss_of(each)(*batch(), Documents((0, 10, TOKENS))) for each in (network, plain)]
+    for loss in losses:
+        loss.backward()
+    assert torch.equal(*losses)
+    trained = [name for name, value in parameters.items() if value.requires_grad]
+    assert len(trained) == 2 * 2 * 2 + 1
+    for name in trained:
+        assert parameters[name].grad.abs().max() > 0
+        torch.testing.assert_close(parameters[name].grad, originals[name].grad, rtol=0, atol=0)
+
+
+def test_whole_modules_and_the_head_are_not_held_in_four_bits(tmp_path: Path) -> None:
+    path = wide(tmp_path / "model")
+    network = opened(path, targets=["q_proj"], also_train=["mlp"], quantize="nf4")
+    held = {name for name, value in network.named_parameters() if value.dtype == torch.uint8}
+    kinds = ("q_proj.base", "k_proj", "v_proj", "o_proj")
+    assert held == {f"model.layers.{layer}.self_attn.{kind}.weight" for layer in (0, 1) for kind in kinds}
+
+
+def test_rows_of_broken_blocks_are_refused_on_the_cpu(tmp_path: Path) -> None:
+    path = wide(tmp_path / "model", intermediate_size=96)
+    with pytest.raises(ConfigError, match=r"model.lora.quantize: model.layers.0.mlp.down_proj has 96 inputs, .* of 64"):
+        opened(path, quantize="nf4")
+
+
+def test_four_bits_need_the_library(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
     with pytest.raises(
         ConfigError, match=r"needs bitsandbytes, which is not installed; pip install 'longspan\[qlora\]'"

@@ -10,6 +10,7 @@ from longspan.errors import ConfigError, TopologyError
 from longspan.topology import (
     check_attention_heads,
     check_global_batch,
+    check_head_halves,
     check_micro_batch_tokens,
     check_sequence_length,
     check_world_size,
@@ -71,6 +72,19 @@ REFUSALS = [
             "use a global_batch_size of 96 or 112"
         ),
     ),
+    (
+        check_head_halves,
+        (12, 3, 1),
+        "model.attention_pattern: the model's num_key_value_heads 3 do not halve; leave the pattern out",
+    ),
+    (
+        check_head_halves,
+        (12, 6, 3),
+        (
+            "model.attention_pattern: half of the heads do not go to whole ranks under parallel.sequence_parallel 3;"
+            " use an even one"
+        ),
+    ),
     (check_sequence_length, (10, 4), "10 tokens do not split over parallel.sequence_parallel 4 ranks; use 8 or 12"),
 ]
 
@@ -95,6 +109,8 @@ def test_refusal_names_fields_numbers_and_the_mend(check, values: tuple[int, ...
         (check_micro_batch_tokens, (4, 3, 4)),
         (check_global_batch, (96, 1, 8)),
         (check_sequence_length, (24_000, 8)),
+        (check_head_halves, (32, 8, 1)),
+        (check_head_halves, (32, 2, 8)),
     ],
 )
 def test_accepts_what_divides(check, values: tuple[int, ...]) -> None:

@@ -1,5 +1,6 @@
 """What a rank computes in the sequence-parallel tests: gradients of one global batch, by the trainer's functions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,13 @@ def micro_batches(vocab_size: int = 96) -> list[MicroBatch]:
     return batches
 
 
-def recipe_for(model: str, world: int, sp: int, zero_stage: int, checkpointing: bool) -> Any:
+def recipe_for(
+    model: str, world: int, sp: int, zero_stage: int, checkpointing: bool, pattern: dict[str, Any] | None = None
+) -> Any:
+    settings = {"path": model, "dtype": "float32", "gradient_checkpointing": checkpointing}
     return tiny_recipe(
         model,
-        model={"path": model, "dtype": "float32", "gradient_checkpointing": checkpointing},
+        model={**settings, "attention_pattern": pattern},
         data={"sample_length": TOKENS, "target_length": 512, "manifest": "none", "mix": [{"weights": {"a": 1.0}}]},
         train={
             "steps": 4,
@@ -58,19 +62,27 @@ def recipe_for(model: str, world: int, sp: int, zero_stage: int, checkpointing: 
 
 
 def gradients(
-    model: str, world: int, sp: int, zero_stage: int, checkpointing: bool, steps: int, per_target: bool = False
+    model: str,
+    world: int,
+    sp: int,
+    zero_stage: int,
+    checkpointing: bool,
+    steps: int,
+    per_target: bool = False,
+    make_batches: Callable[[], list[MicroBatch]] = micro_batches,
+    pattern: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Loss and gradients of the global batch, then losses, norms and weights of `steps` updates on it."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 
-    recipe = recipe_for(model, world, sp, zero_stage, checkpointing)
+    recipe = recipe_for(model, world, sp, zero_stage, checkpointing, pattern)
     place = join_world(sp, use_gpu=False)
     network, settings = open_model(recipe.model, recipe.rope, recipe.data.target_length, seed=0)
     forward = CausalLMLoss(network, recipe.train.loss_chunk).train()
     engine = build_engine(forward, settings, recipe, place)
     layout = attention_layout(forward, recipe, place)
     per_group = 4 // place.topology.data_parallel
-    mine = micro_batches()[place.group * per_group : (place.group + 1) * per_group]
+    mine = make_batches()[place.group * per_group : (place.group + 1) * per_group]
     batches = [share(batch if place.reads else None, place, layout) for batch in mine]
 
     loss, targets, highest = accumulate(engine, batches, place, 1, per_target)

@@ -4,7 +4,6 @@ The truth is a plain float64 model with a written-out mask and cross-entropy ove
 attention.
 """
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from longspan.rope import RopeSettings
 from longspan.train.world import start_single_process
 from tests.ranks import run_ranks
 from tests.tiny import tiny_model_directory
+from tests.train.plain_model import plain_network, target_losses
 from tests.train.sp_case import TOKENS, gradients, micro_batches, recipe_for
 
 STEPS = 2
@@ -66,35 +66,13 @@ def parallel(models: dict[str, str]) -> dict[str, list[Result]]:
     return found
 
 
-def plain_network(model: str) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(model)
-    # The recipe's NTK base, by its formula: theta * factor ** (d / (d - 2)), 512 / 64 = 8, head_dim 8.
-    config.rope_parameters = {"rope_type": "default", "rope_theta": 500.0 * 8 ** (8 / 6)}
-    network = AutoModelForCausalLM.from_pretrained(
-        model, config=config, dtype=torch.float64, attn_implementation="eager"
-    )
-    return network.train()
-
-
 def plain_loss(network: Any) -> Tensor:
     """Weighted mean of the cross-entropies of all four micro-batches."""
     total, weights = torch.zeros((), dtype=torch.float64), 0.0
     for batch in micro_batches():
-        mask = torch.full((1, 1, TOKENS, TOKENS), torch.finfo(torch.float64).min, dtype=torch.float64)
-        for start, end in itertools.pairwise(batch.cu_seqlens.tolist()):
-            mask[0, 0, start:end, start:end] = mask[0, 0, start:end, start:end].triu(1)
-        logits = network(
-            input_ids=torch.from_numpy(batch.input_ids).long()[None],
-            position_ids=torch.from_numpy(batch.positions)[None],
-            attention_mask=mask,
-            use_cache=False,
-        ).logits[0]
-        labels, weight = torch.from_numpy(batch.labels).long(), torch.from_numpy(batch.loss_weight).double()
-        for i in (labels >= 0).nonzero()[:, 0].tolist():
-            total = total - weight[i] * logits[i].log_softmax(-1)[labels[i]]
-        weights += weight[labels >= 0].sum().item()
+        for i, loss in target_losses(network, batch).items():
+            total = total + float(batch.loss_weight[i]) * loss
+        weights += batch.loss_weight[batch.labels >= 0].sum(dtype=float)
     return total / weights
 
 

@@ -147,6 +147,33 @@ class SynlSource(Section):
         return self
 
 
+MarkText = Annotated[str, Field(min_length=1)]
+
+
+class KnotMarks(Section):
+    """Texts that Untie-the-Knots puts around the chunks of a document that was cut; each may be left out.
+
+    A text is one token of the corpus's tokenizer, special or not, where it has one of that text; else it is as many as
+    it takes. The vocabulary is not changed, so take reserved or rare tokens. Loss is on `recall_between` and
+    `recall_close`, as in UtK's code, and on no other mark.
+    """
+
+    head: MarkText | None = None
+    """Before a chunk that does not begin its document."""
+    tail: MarkText | None = None
+    """After a chunk that does not end its document."""
+    name_open: MarkText | None = None
+    """Before the name of a chunk."""
+    name_close: MarkText | None = None
+    """Between the name of a chunk and its text."""
+    recall_open: MarkText | None = None
+    """Before the names of a document's chunks, recalled behind the last of them."""
+    recall_between: MarkText | None = None
+    """Between the names."""
+    recall_close: MarkText | None = None
+    """After them."""
+
+
 class InterleavedSource(Section):
     """Long documents out of a text source's short ones, laid end to end, cut into windows and mixed in each.
 
@@ -160,20 +187,52 @@ class InterleavedSource(Section):
     text_source: SourceName
     """The source whose documents are mixed, all of them, in its order."""
     window: Annotated[int, Field(ge=2), NUMBER]
-    """Tokens of each document made, bos included."""
+    """Tokens of each document made, bos included. With marks it is the most: room is left for those of every document
+    in a window as if each were cut into the most chunks, and what they do not use stays free.
+    """
     method: Literal["cip", "utk"] = "cip"
-    """`cip`: the first chunks of all documents, then all second ones, and so on; `utk`: chunks in random order, those
-    of one document in theirs, without the marks of the paper.
+    """`cip`: the first chunks of all documents, then all second ones, and so on; `utk`: chunks in random order
+    (Untie-the-Knots, 2409.04774), with its hints where `marks` and `names` ask for them.
     """
     chunks: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """Chunks of each document, or the least and most of which each draws its own; by default 2, with `utk` [1, 3]."""
     cut: Literal["random", "equal"] = "random"
     """Where a document is cut."""
+    share: Fraction = 1.0
+    """Chance of a window to be mixed; the others keep whole documents one after another. UtK's models: 0.3 and 0.8."""
+    keep_order: bool = True
+    """`utk`: the chunks of one document stay in their order. Off: any order."""
+    marks: KnotMarks | None = None
+    """`utk`: tokens around the chunks of a document that was cut."""
+    names: bool = False
+    """`utk`: a random name before each such chunk, and all names of its document, in the document's order, behind the
+    one that comes last. Needs the marks name_open, name_close and recall_open.
+    """
+
+    @property
+    def chunk_bounds(self) -> tuple[int, int]:
+        """The least and most chunks of a document."""
+        chunks = self.chunks or ((1, 3) if self.method == "utk" else 2)
+        return (chunks, chunks) if isinstance(chunks, int) else chunks
 
     @model_validator(mode="after")
     def _bounds(self) -> "InterleavedSource":
         if isinstance(self.chunks, tuple) and self.chunks[0] > self.chunks[1]:
             raise ValueError(f"'chunks' is {list(self.chunks)}; the least comes first")
+        return self
+
+    @model_validator(mode="after")
+    def _hints_fit(self) -> "InterleavedSource":
+        for name, is_set in (("marks", self.marks), ("names", self.names), ("keep_order", not self.keep_order)):
+            if is_set and self.method != "utk":
+                raise ValueError(f"'{name}' has no meaning for method '{self.method}'; it belongs to ['utk']")
+        given = self.marks.model_dump(exclude_none=True) if self.marks else {}
+        missing = [name for name in ("name_open", "name_close", "recall_open") if name not in given]
+        if self.names and missing:
+            raise ValueError(f"'names' needs marks.{missing[0]}, or nothing tells a name from text; give its text")
+        useless = sorted(name for name in given if name.startswith(("name", "recall")))
+        if useless and not self.names:
+            raise ValueError(f"marks.{useless[0]} goes with names only; set names: true, or leave it out")
         return self
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from longspan.config.attention_window import AttentionWindow
 from longspan.config.fields import (
     NUMBER,
     Fraction,
@@ -13,6 +14,7 @@ from longspan.config.fields import (
     PositiveInt,
     Section,
 )
+from longspan.config.weighting import LossWeighting
 
 
 class ShortMix(Section):
@@ -81,11 +83,11 @@ class Repetition(Section):
 
 
 class Selection(Section):
-    """LongRecipe trains on the sentences of a long sample that profit from its length (2409.00509)."""
+    """LongRecipe trains on the sentences of a long sample that profit from its length (2409.00509), PoSE on chunks."""
 
-    mode: Literal["prefix", "uniform", "weighted"]
-    """What is kept of a long sample: its first tokens (`prefix`), sentences at random (`uniform`), or those with the
-    highest scores (`weighted`).
+    mode: Literal["prefix", "uniform", "weighted", "chunks"]
+    """What is kept of a long sample: its first tokens (`prefix`), sentences at random (`uniform`), those with the
+    highest scores (`weighted`), or the `chunks` that `positions.text_offset` takes, the same share of every document.
     """
     from_length: Annotated[int, Field(ge=2), NUMBER]
     """Tokens of the long sample that the plan draws; `data.sample_length` of them are kept and trained on."""
@@ -106,14 +108,27 @@ class Selection(Section):
         return self
 
 
-class LossWeighting(Section):
-    """A token counts more in the loss, the more a long prefix tells about it (LongCE, 2410.23771)."""
+class Interleave(Section):
+    """Chunks of a sample's documents mixed, so that what belongs together lies far apart (CIP, 2406.00605).
 
-    type: Literal["longce"] = "longce"
-    scores: str
-    """Analysis of the corpus (local or s3://) that `longspan impact` wrote, of log-probabilities."""
-    gamma: Annotated[float, Field(ge=1, allow_inf_nan=False), NUMBER] = 5.0
-    """Largest weight of a token."""
+    Drawn anew for every sample, whatever its source. Without `data.document_mask` (the paper's way) the tokens are put
+    in that order; with it they stay, and each gets the position that it would have there.
+    """
+
+    method: Literal["cip", "utk"] = "cip"
+    """`cip`: the first chunks of all documents, then all second ones, and so on; `utk`: chunks in random order, those
+    of one document in theirs (2409.04774, without its marks).
+    """
+    chunks: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Chunks of each document, or the least and most of which each draws its own; by default 2, with `utk` [1, 3]."""
+    cut: Literal["random", "equal"] = "random"
+    """Where a document is cut."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "Interleave":
+        if isinstance(self.chunks, tuple) and self.chunks[0] > self.chunks[1]:
+            raise ValueError(f"'chunks' is {list(self.chunks)}; the least comes first")
+        return self
 
 
 class Data(Section):
@@ -139,10 +154,16 @@ class Data(Section):
     """
     document_mask: bool = True
     """Attention stays inside a document. Off: a sample is one document (UltraLong, CIP)."""
+    attention_window: AttentionWindow | None = None
+    """Attention begins within short blocks, which widen with the steps; left out: whole from the start."""
     selection: Selection | None = None
     """Train on chosen sentences of longer samples; left out: on samples as the plan draws them."""
+    interleave: Interleave | None = None
+    """Mix chunks of the documents of each sample; left out: documents follow one another."""
     loss_weighting: LossWeighting | None = None
-    """Weights of targets beside the corpus's own; the loss is then divided by the number of targets."""
+    """How much each target counts, beside the corpus's own weights: `longce` by its long prefix, divided by the number
+    of targets; `sequence` so that every document counts alike. Left out: every target alike.
+    """
 
     @property
     def plan_length(self) -> int:
@@ -161,6 +182,10 @@ class Data(Section):
                 f"'sample_length' {self.sample_length} is above 'target_length' {self.target_length};"
                 " positions must fit in the target window"
             )
+        if self.interleave and self.selection:
+            raise ValueError("'interleave' mixes whole documents, 'selection' leaves text out of them; take one out")
+        if self.attention_window:
+            self.attention_window.check_length(self.sample_length)
         steps = [phase.from_step for phase in self.mix]
         if not steps or steps[0] != 0 or sorted(set(steps)) != steps:
             raise ValueError(f"'mix' phases need from_step rising from 0, not {steps}")
@@ -182,6 +207,10 @@ class Positions(Section):
     """PoSE: chunks a document; 2 when left out."""
     last_chunk: Literal["random", "suffix"] | None = None
     """PoSE: the last chunk after a `random` skip, as in the paper (the default), or at the window's end, `suffix`."""
+    text_offset: Literal["none", "same", "uniform"] | None = None
+    """PoSE: the text of a chunk follows on that of the one before (`none`, the default), or is taken from a longer
+    sample (`data.selection.mode: chunks`): where it is positioned (`same`), or anywhere after (`uniform`).
+    """
     sigma: PositiveFloat | None = None
     """CREAM: standard deviation of the middle's place, in half documents; 3 when left out."""
     window: PositiveInt | None = None
@@ -197,6 +226,7 @@ class Positions(Section):
             ("min_segments", "longrecipe"),
             ("num_chunks", "pose"),
             ("last_chunk", "pose"),
+            ("text_offset", "pose"),
             ("sigma", "cream"),
             ("window", "e2llm"),
             ("num_sinks", "e2llm"),

@@ -20,7 +20,7 @@ class Lora(Section):
     also_train: ModuleNames = Field(default_factory=list)
     """Modules trained whole; the embedding and the norms help a longer window (LongLoRA, 2309.12307)."""
     quantize: Literal["nf4"] | None = None
-    """`nf4` keeps the frozen linear layers in 4 bits (QLoRA, 2305.14314); needs a GPU and bitsandbytes."""
+    """`nf4` keeps the frozen linear layers in 4 bits (QLoRA, 2305.14314); needs bitsandbytes."""
 
     @model_validator(mode="after")
     def _one_way_to_train(self) -> "Lora":
@@ -28,6 +28,16 @@ class Lora(Section):
         if both:
             raise ValueError(f"'{both[0]}' is in both 'targets' and 'also_train'; name it in one of them")
         return self
+
+
+class ShiftedGroups(Section):
+    """LongLoRA's shifted sparse attention (2309.12307), in training only; evaluation and the exported model attend to
+    everything. Half of the heads attend within groups of a sample's tokens, half within groups shifted by half a group.
+    """
+
+    type: Literal["s2"] = "s2"
+    groups: Annotated[int, Field(ge=2), NUMBER] = 4
+    """Groups a sample; the paper takes 4."""
 
 
 class Model(Section):
@@ -41,6 +51,8 @@ class Model(Section):
     """Type of the weights in forward, backward and the exported checkpoint; the optimizer keeps float32 masters."""
     attention: Literal["auto", "sdpa", "flash_attn"] = "auto"
     """Kernel behind longspan's attention; `auto` takes flash-attn when it is installed and the device is a GPU."""
+    attention_pattern: ShiftedGroups | None = None
+    """Cheaper attention while training; left out: whole."""
     gradient_checkpointing: bool = True
     drop_sliding_window: bool = False
     """Turn a sliding attention window off; a model that has one is refused otherwise."""
@@ -61,9 +73,12 @@ Factor = Annotated[float, Field(ge=1, allow_inf_nan=False), NUMBER]
 
 
 class Rope(Section):
-    type: Literal["keep", "theta", "ntk", "dynamic_ntk", "linear", "yarn", "llama3", "longrope", "e2llm"] = "keep"
-    """`keep` the model's; `theta` sets the base; `ntk`, `dynamic_ntk` compute it for `data.target_length`; `e2llm`
-    trains with the model's own and exports the inference scale for `data.target_length`; others scale.
+    type: Literal[
+        "keep", "theta", "ntk", "dynamic_ntk", "critical_ntk", "linear", "yarn", "llama3", "longrope", "e2llm"
+    ] = "keep"
+    """`keep` the model's; `theta` sets the base; `ntk`, `dynamic_ntk`, `critical_ntk` (2310.05209: the least base that
+    keeps the critical dimension's trained range) compute it for `data.target_length`; `e2llm` trains with the model's
+    own and exports the inference scale for `data.target_length`; others scale.
     """
     theta: PositiveFloat | None = None
     """rope_theta: required by `theta`; the others start from it when given, else from the model's own."""

@@ -112,7 +112,9 @@ class PipelineSpec(Section):
     common: Values = Field(default_factory=dict)
     """Sections that hold for every train stage, over those of the recipe that it extends."""
     evaluate: Evaluation | None = None
-    """What every stage's model is asked; left out, none is."""
+    """What every stage's model is asked; left out, none is. Its `scale_window`, left out, is `positions.window` of the
+    first stage whose rope.type is `e2llm`, for all models.
+    """
     stages: Annotated[list[Values], Field(min_length=1, max_length=99)]
     """Train and merge stages in order."""
 
@@ -186,7 +188,11 @@ def resolve_pipeline(spec: PipelineSpec, file: Path) -> Pipeline:
     stages: list[Stage] = []
     for number, values in enumerate(spec.stages):
         stages.append(_stage(spec, values, number, output, common, stages, file))
-    return Pipeline(spec.name, output, spec.base, spec.revision, spec.seed, spec.evaluate, tuple(stages))
+    evaluate = spec.evaluate
+    if evaluate is not None and evaluate.scale_window is None:
+        windows = [stage.recipe.scale_window for stage in stages if isinstance(stage, TrainStage)]
+        evaluate = evaluate.model_copy(update={"scale_window": next(filter(None, windows), 0)})
+    return Pipeline(spec.name, output, spec.base, spec.revision, spec.seed, evaluate, tuple(stages))
 
 
 def _stage(

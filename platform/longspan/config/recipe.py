@@ -105,6 +105,11 @@ class Evaluate(Section):
     """Needle examples a length; each asks for every needle."""
     text_source: str | None = None
     """Held-out source of the manifest: haystack of the needles, and loss by position."""
+    scale_window: NonNegativeInt | None = None
+    """E2-LLM's inference: each length is asked at position interpolation by ceil(length / scale_window) over the
+    checkpoint's base (plain RoPE within the window); 0 asks at the checkpoint's own RoPE. Left out: `positions.window`
+    where rope.type is `e2llm`, else 0.
+    """
 
 
 class Recipe(Section):
@@ -140,6 +145,24 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _groups_fit_the_samples(self) -> "Recipe":
+        pattern, length = self.model.attention_pattern, self.data.sample_length
+        if pattern is None:
+            return self
+        if length % (2 * pattern.groups):
+            below = length // (2 * pattern.groups) * 2 * pattern.groups
+            near = f"{below} or {below + 2 * pattern.groups}" if below else f"{2 * pattern.groups}"
+            raise ValueError(
+                f"model.attention_pattern.groups: samples of {length} tokens have no {pattern.groups} equal groups with"
+                f" equal halves; use a data.sample_length of {near}"
+            )
+        if self.data.attention_window:
+            raise ValueError(
+                "model.attention_pattern: data.attention_window limits attention already; turn one of them off"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rope_fits_the_data(self) -> "Recipe":
         if self.rope.type == "e2llm" and self.positions.type != "e2llm":
             raise ValueError(
@@ -155,11 +178,58 @@ class Recipe(Section):
                 "rope.mixed_window: it tells documents by their length, which the skipped positions of"
                 f" '{self.positions.type}' go beyond; set positions.type: contiguous"
             )
+        if self.rope.mixed_window and self.data.attention_window:
+            raise ValueError(
+                "data.attention_window: it cuts documents into blocks, and rope.mixed_window tells documents by their"
+                " length; turn one of them off"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _chunks_have_their_positions(self) -> "Recipe":
+        selection, offset = self.data.selection, self.positions.text_offset or "none"
+        takes_chunks = selection is not None and selection.mode == "chunks"
+        if takes_chunks and offset == "none":
+            raise ValueError(
+                "data.selection.mode: 'chunks' takes the text that PoSE's positions ask for; set positions.type: pose"
+                " and positions.text_offset: same or uniform"
+            )
+        if offset != "none" and not takes_chunks:
+            raise ValueError(
+                f"positions.text_offset: '{offset}' takes chunks of a longer sample; set data.selection.mode: chunks"
+                " and data.selection.from_length"
+            )
+        if offset == "same" and self.data.plan_length > self.data.target_length:
+            raise ValueError(
+                f"data.selection.from_length: {self.data.plan_length} is above data.target_length"
+                f" {self.data.target_length}; with positions.text_offset: same, places in the text are positions"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _interleaving_has_the_positions(self) -> "Recipe":
+        if self.data.interleave and self.positions.type != "contiguous":
+            raise ValueError(
+                "data.interleave: it decides the positions, so it does not go with positions.type:"
+                f" {self.positions.type}; set positions.type: contiguous"
+            )
+        if self.data.interleave and self.rope.mixed_window:
+            raise ValueError(
+                "data.interleave: rope.mixed_window tells documents by their length, which chunks far apart go beyond;"
+                " turn one of them off"
+            )
         return self
 
     @property
     def run_uri(self) -> str:
         return self.output or f"runs/{self.name}"
+
+    @property
+    def scale_window(self) -> int | None:
+        """Window in tokens that the evaluation counts E2-LLM's scale from; None asks at the checkpoint's own RoPE."""
+        if self.evaluate.scale_window is None and self.rope.type == "e2llm":
+            return self.positions.window
+        return self.evaluate.scale_window or None
 
     @property
     def num_samples(self) -> int:

@@ -40,56 +40,106 @@ def open_tagger(name: str) -> Tagger:
 
 
 def _spacy(model: str) -> Tagger:
+    fetch = f"python -m spacy download {model}"
     try:
         import spacy
     except ImportError:
         raise ConfigError(
-            "impact: tagger spacy: spaCy is not installed; pip install spacy, then python -m spacy download"
-            f" {model}. Statistics by token type need no tagger"
+            f"impact: tagger spacy: spaCy is not installed; pip install 'longspan[spacy]' && {fetch}. Statistics by"
+            " token type need no tagger"
         ) from None
     try:
         pipeline: Any = spacy.load(model, exclude=["ner", "lemmatizer"])
     except (OSError, ImportError):
-        raise ConfigError(
-            f"impact: tagger spacy: its model {model} is not installed; python -m spacy download {model}"
-        ) from None
+        raise ConfigError(f"impact: tagger spacy: its model {model} is not installed; {fetch}") from None
 
     def tag(text: str) -> list[tuple[int, int, str]]:
         return [(word.idx, word.idx + len(word), word.pos_ or UNKNOWN) for word in pipeline(text)]
 
+    if all(kind == UNKNOWN for _, _, kind in tag("The 3 geese were there, and they sang.")):
+        raise ConfigError(
+            f"impact: tagger spacy: its model {model} gives no parts of speech; use one with a tagger, such as"
+            " en_core_web_sm"
+        )
     return tag
 
 
 def _nltk() -> Tagger:
+    fetch = "python -m nltk.downloader averaged_perceptron_tagger_eng"
     try:
         import nltk
     except ImportError:
         raise ConfigError(
-            "impact: tagger nltk: NLTK is not installed; pip install nltk. Statistics by token type need no tagger"
+            f"impact: tagger nltk: NLTK is not installed; pip install 'longspan[nltk]' && {fetch}. Statistics by token"
+            " type need no tagger"
         ) from None
+    try:
+        perceptron: Any = nltk.PerceptronTagger()
+    except LookupError:
+        raise ConfigError(f"impact: tagger nltk: its data is not installed; {fetch}") from None
     splitter, plain_splitter = nltk.NLTKWordTokenizer(), nltk.WordPunctTokenizer()
 
     def tag(text: str) -> list[tuple[int, int, str]]:
-        try:
-            spans = list(splitter.span_tokenize(text))
-        except ValueError:  # it rewrites quotes, and does not always find them again
-            spans = list(plain_splitter.span_tokenize(text))
-        words = [text[begin:end] for begin, end in spans]
-        try:
-            tags = [kind for _, kind in nltk.pos_tag(words, tagset="universal")]
-        except LookupError:
-            raise ConfigError(
-                "impact: tagger nltk: its data is not installed; python -m nltk.downloader"
-                " averaged_perceptron_tagger_eng universal_tagset"
-            ) from None
-        return [(begin, end, _UNIVERSAL.get(kind, kind)) for (begin, end), kind in zip(spans, tags, strict=True)]
+        words = []
+        for begin, end in _sentences(text):
+            sentence = text[begin:end]
+            try:
+                spans = list(splitter.span_tokenize(sentence))
+            except ValueError:  # it rewrites quotes, and does not always find them again
+                spans = list(plain_splitter.span_tokenize(sentence))
+            tagged = perceptron.tag([sentence[first:last] for first, last in spans])
+            for (first, last), (word, kind) in zip(spans, tagged, strict=True):
+                words.append((begin + first, begin + last, _universal(word, kind)))
+        return words
 
-    tag("The data is there.")
     return tag
 
 
-_UNIVERSAL = {".": "PUNCT", "CONJ": "CCONJ", "PRT": "PART"}
-"""NLTK's twelve universal tags under the names of the later seventeen, which spaCy has and the paper uses."""
+_SENTENCE_END = re.compile(r"[.!?][\"')\]\u2019\u201d]*\s+|\n\s*\n")
+
+
+def _sentences(text: str) -> Iterator[tuple[int, int]]:
+    """Ranges of characters, without gaps: NLTK's tokenizer parts a full stop from its word only where its text ends."""
+    begin = 0
+    for found in _SENTENCE_END.finditer(text):
+        yield begin, found.end()
+        begin = found.end()
+    if begin < len(text):
+        yield begin, len(text)
+
+
+_PENN = {
+    "ADJ": "JJ JJR JJS",
+    "ADP": "IN RP",
+    "ADV": "RB RBR RBS WRB",
+    "AUX": "MD",
+    "CCONJ": "CC",
+    "DET": "DT PDT WDT",
+    "INTJ": "UH",
+    "NOUN": "NN NNS",
+    "NUM": "CD",
+    "PART": "POS TO",
+    "PRON": "EX PRP PRP$ WP WP$",
+    "PROPN": "NNP NNPS",
+    "PUNCT": "`` '' , . : ( ) -LRB- -RRB- --",
+    "SYM": "# $ SYM",
+    "VERB": "VB VBD VBG VBN VBP VBZ",
+    "X": "FW LS",
+}
+"""Universal Dependencies' part of speech of the Penn Treebank's tags, by its conversion table.
+
+NLTK's own `universal` tagset is the older one of twelve, which lacks three that the paper counts (AUX, SYM, INTJ). What
+a tag alone does not tell stays with the commoner kind: IN is ADP also where it is SCONJ.
+"""
+_UNIVERSAL = {tag: kind for kind, tags in _PENN.items() for tag in tags.split()}
+_BE = frozenset(["am", "are", "be", "been", "being", "is", "was", "were", "'m", "'re"])
+"""Always AUX there; "have" and "do" are so in part, which no tag tells: they stay VERB. "'s" may be "has"."""
+
+
+def _universal(word: str, tag: str) -> str:
+    if tag.startswith("VB") and word.lower() in _BE:
+        return "AUX"
+    return _UNIVERSAL.get(tag, UNKNOWN)
 
 
 def token_tags(

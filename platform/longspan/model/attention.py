@@ -37,6 +37,10 @@ class Documents:
     kernel: str = "sdpa"
     sequence_parallel: SequenceParallelAttention | None = None
     device_cu_seqlens: Tensor | None = None
+    group: int = 0
+    """Tokens of a group of shifted sparse attention; 0: attention is whole."""
+    halves: "tuple[Documents, Documents] | None" = None
+    """What the first and the second half of the heads keep to, where that differs (`of_row`, with a `group`)."""
 
     @property
     def num_tokens(self) -> int:
@@ -53,6 +57,29 @@ class Documents:
         if device.type == "cpu" or len(self.cu_seqlens) == 2:
             return self
         return replace(self, device_cu_seqlens=torch.tensor(self.cu_seqlens, dtype=torch.int32, device=device))
+
+    def of_row(self, cu_seqlens: tuple[int, ...], device: torch.device) -> "Documents":
+        """Kernel, sequence parallelism and groups of this layout over the boundaries of one row, ready on `device`."""
+        halves = None
+        if self.group:
+            first, second = (Documents(cut, self.kernel).on(device) for cut in s2_boundaries(cu_seqlens, self.group))
+            halves = (first, second)
+        return replace(self, cu_seqlens=cu_seqlens, halves=halves).on(device)
+
+
+def s2_boundaries(cu_seqlens: tuple[int, ...], group: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Boundaries for each half of the heads under LongLoRA's shifted sparse attention (2309.12307, section 3.2).
+
+    The first half attends in groups of `group` tokens, the second in groups that begin half a group later, so that the
+    first and the last one are short and nothing wraps around. What was a boundary stays one.
+
+    Args:
+        cu_seqlens: of a row of samples whose length is a multiple of `group`.
+        group: even.
+    """
+    tokens = cu_seqlens[-1]
+    first, second = (sorted({*cu_seqlens, *range(begin, tokens, group)}) for begin in (0, group // 2))
+    return tuple(first), tuple(second)
 
 
 def resolve_kernel(requested: str, device: torch.device) -> str:
@@ -104,6 +131,8 @@ def document_attention(query: Tensor, key: Tensor, value: Tensor, documents: Doc
     """Attention over one whole row [1, heads, tokens, head_dim]; returns [1, tokens, heads, head_dim]."""
     if query.shape[2] != documents.num_tokens:
         raise ValueError(f"cu_seqlens end at {documents.num_tokens}, but the row has {query.shape[2]} tokens")
+    if documents.halves is not None:
+        return _by_halves(query, key, value, documents.halves, scale)
     if documents.kernel == "flash_attn":
         return _flash_attn(query, key, value, documents, scale)
     lengths = documents.lengths
@@ -113,6 +142,12 @@ def document_attention(query: Tensor, key: Tensor, value: Tensor, documents: Doc
         return _equal_lengths(query, key, value, len(lengths), scale)
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
     return torch.cat([_rows(q, k, v, scale) for q, k, v in parts], dim=2).transpose(1, 2)
+
+
+def _by_halves(query: Tensor, key: Tensor, value: Tensor, halves: tuple[Documents, Documents], scale: float) -> Tensor:
+    """Each half of the heads over its own boundaries; a half of the key-value heads is that of its queries."""
+    parts = zip(*(tensor.chunk(2, dim=1) for tensor in (query, key, value)), halves, strict=True)
+    return torch.cat([document_attention(q, k, v, documents, scale) for q, k, v, documents in parts], dim=2)
 
 
 def _rows(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

@@ -29,6 +29,7 @@ from longspan.rope.resolve import RunRope, run_rope
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_CPU = torch.device("cpu")
 
 
 def read_config(model: Model) -> Any:
@@ -118,7 +119,12 @@ def write_rope(config: Any, settings: RopeSettings, window: int) -> None:
 
 
 def open_model(
-    model: Model, rope: Rope, target_length: int, seed: int, sequence_rank: int = 0
+    model: Model,
+    rope: Rope,
+    target_length: int,
+    seed: int,
+    sequence_rank: int = 0,
+    device: torch.device = _CPU,
 ) -> tuple[nn.Module, RopeSettings]:
     """The model in `model.dtype` with longspan's attention and the RoPE that the recipe trains with, on the CPU.
 
@@ -127,6 +133,7 @@ def open_model(
         target_length: the window to reach, in tokens.
         seed: of random weights.
         sequence_rank: this rank's place among those that share a sample; mixed windows need it.
+        device: where it will be trained: 4-bit layers are made there at once.
 
     Returns:
         The network and `RunRope.trained`.
@@ -160,7 +167,7 @@ def open_model(
         )
     network.config.use_cache = False
     if model.lora is not None:
-        lora.attach(network, model, model.lora, seed)
+        lora.attach(network, model, model.lora, seed, device)
     if model.gradient_checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert_rope(network, plan.trained)
@@ -223,8 +230,28 @@ def open_tokenizer(path: str, revision: str | None = None) -> Any:
         return None
 
 
-def rotary_modules(network: nn.Module) -> list[nn.Module]:
-    return [module for module in network.modules() if isinstance(getattr(module, "inv_freq", None), torch.Tensor)]
+def rotary_modules(network: nn.Module) -> dict[str, nn.Module]:
+    """The modules that hold rotary frequencies, by their dotted names."""
+    named = network.named_modules()
+    return {name: module for name, module in named if isinstance(getattr(module, "inv_freq", None), torch.Tensor)}
+
+
+def set_rope(network: nn.Module, settings: RopeSettings) -> None:
+    """Give an open model other RoPE settings, to the bits that it would have been opened with; its weights stay.
+
+    Args:
+        network: from transformers, on any device; its rotary embeddings are made anew. None of mixed windows.
+
+    Raises:
+        ConfigError: see `assert_rope`.
+    """
+    config: Any = network.config
+    write_rope(config, settings, config.max_position_embeddings)
+    for name, module in rotary_modules(network).items():
+        frequencies: Any = module.inv_freq
+        rotary: Any = type(module)
+        network.set_submodule(name, rotary(config=config).to(frequencies.device))
+    assert_rope(network, settings)
 
 
 def assert_rope(network: nn.Module, settings: RopeSettings) -> None:
@@ -236,7 +263,7 @@ def assert_rope(network: nn.Module, settings: RopeSettings) -> None:
     modules = rotary_modules(network)
     if not modules:
         raise ConfigError(f"rope: {type(network).__name__} has no rotary embedding with inv_freq to check")
-    for module in modules:
+    for module in modules.values():
         _assert_frequencies(module, "inv_freq", expected, settings)
         if isinstance(module, MixedRotary):
             original = window_frequencies(module.mixed, head_dim(config))[0]

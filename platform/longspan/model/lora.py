@@ -4,6 +4,7 @@
 of them. LoRA is Hu et al., 2106.09685; QLoRA (the frozen layers in 4 bits) Dettmers et al., 2305.14314.
 """
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,6 +21,8 @@ from longspan.model.weight_files import tensor_files
 
 BASE, MATRIX_A, MATRIX_B = "base", "lora_a", "lora_b"
 _STREAM = 0x4C6F5241
+_BLOCK = 64
+"""Weights that share a scale in NF4."""
 _ATTRIBUTE = "longspan_adapter"
 
 
@@ -79,14 +82,9 @@ def original_name(name: str) -> str:
 
 
 def require_quantiser(lora: Lora | None) -> None:
-    """Raises ConfigError where the recipe asks for 4-bit weights and this machine cannot have them."""
+    """Raises ConfigError where the recipe asks for 4-bit weights and bitsandbytes is not installed."""
     if lora is None or lora.quantize is None:
         return
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            f"model.lora.quantize: {lora.quantize} needs a GPU, and torch sees none here; leave it out or train on a"
-            " machine with one"
-        )
     if find_spec("bitsandbytes") is None:
         raise ConfigError(
             f"model.lora.quantize: {lora.quantize} needs bitsandbytes, which is not installed; pip install"
@@ -94,15 +92,15 @@ def require_quantiser(lora: Lora | None) -> None:
         )
 
 
-def attach(network: Any, model: Model, lora: Lora, seed: int) -> None:
+def attach(network: Any, model: Model, lora: Lora, seed: int, device: torch.device) -> None:
     """Freeze `network` and put `LoraLinear` over its targets, in place; `adapter_of(network)` tells of it afterwards.
 
     A is uniform in +-1/sqrt(in), drawn from (seed, number of the target in the model). Matrices have the dtype of the
-    layer that they stand beside.
+    layer that they stand beside. With `quantize`, the 4-bit layers are on `device` then.
 
     Raises:
-        ConfigError: names that the model does not have, or that cannot be trained so; weights files that hold other
-            names than the model (with `quantize`).
+        ConfigError: names that the model does not have, or that cannot be trained so; with `quantize`, weights files
+            that hold other names than the model, or see `quantise`.
     """
     linears = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
     targets = _named(linears, lora.targets, "model.lora.targets", "linear layer", network)
@@ -118,7 +116,7 @@ def attach(network: Any, model: Model, lora: Lora, seed: int) -> None:
         four_bit = {name for name, module in linears.items() if module is not network.get_output_embeddings()}
         four_bit -= {name for name in four_bit if any(f"{name}.".startswith(f"{whole}.") for whole in also)}
         _check_files(model, four_bit)
-        quantise(network, four_bit, torch.device("cuda"))
+        quantise(network, four_bit, device)
     for number, name in enumerate(targets):
         out_features, in_features = shapes[name]
         rng = np.random.default_rng([seed, _STREAM, number])
@@ -169,20 +167,34 @@ def _check_files(model: Model, linears: Collection[str]) -> None:
 def quantise(network: Any, linears: Collection[str], device: torch.device) -> None:
     """Put bitsandbytes' NF4 layers, with their block constants quantised too, in place of the linear layers named.
 
-    Layer by layer, so that `device` never holds more than one in full. Computes in the dtype that the layer had.
+    Layer by layer, so that `device` never holds more than one in full. Computes in the dtype that the layer had. A
+    weight moves by at most 0.152 (half the widest step between two NF4 values) of the largest of its block of 64, and
+    by what the rounding of that largest adds.
+
+    Raises:
+        ConfigError: on the CPU, a layer whose inputs are no multiple of 64.
     """
+    # It asks for a kernel that computes without gradients only, which no run does.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    settings: dict[str, Any] = {"compress_statistics": True, "quant_type": "nf4"}
-    for name in linears:
+    settings: dict[str, Any] = {"compress_statistics": True, "quant_type": "nf4", "blocksize": _BLOCK}
+    for name in sorted(linears):
         old = network.get_submodule(name)
+        if device.type == "cpu" and old.in_features % _BLOCK:
+            # Its CPU kernel takes each row's blocks to begin with the row, and reads other weights without a word.
+            raise ConfigError(
+                f"model.lora.quantize: {name} has {old.in_features} inputs, and bitsandbytes on the CPU reads 4-bit"
+                f" weights wrongly where that is no multiple of {_BLOCK}; leave quantize out, or train on a GPU"
+            )
         new = Linear4bit(
             old.in_features,
             old.out_features,
             bias=old.bias is not None,
             compute_dtype=old.weight.dtype,
             device="meta",
-            **settings,
+            compress_statistics=True,
+            quant_type="nf4",
         )
         new.weight = Params4bit(old.weight.data, requires_grad=False, module=new, **settings)
         if old.bias is not None:

@@ -8,6 +8,7 @@ between the two all-to-alls it calls `document_attention`, which reads the bound
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from longspan.model.attention import Documents, document_attention
@@ -19,6 +20,8 @@ class UlyssesAttention:
     def __init__(self, process_group: Any, num_heads: int, num_kv_heads: int, head_dim: int, num_layers: int) -> None:
         from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 
+        # Rank r computes the r-th of equal shares of the heads; see `topology.check_head_halves`.
+        self._half = 2 * dist.get_rank(process_group) // dist.get_world_size(process_group)
         self._ulysses = UlyssesSPAttentionHF(
             attn=_whole_row,
             batch_size=1,
@@ -34,6 +37,8 @@ class UlyssesAttention:
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, documents: Documents, scaling: float
     ) -> Tensor:
         """[1, heads, tokens / ranks, head_dim] of this rank to [1, tokens / ranks, heads, head_dim]."""
+        if documents.halves is not None:
+            documents = documents.halves[self._half]
         # Ulysses gathers position_ids in every layer for kernels that read boundaries from them. Ours does not: one
         # number keeps that collective small.
         placeholder = torch.zeros(1, 1, dtype=torch.int32, device=query.device)

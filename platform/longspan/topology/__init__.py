@@ -6,6 +6,7 @@ Pure arithmetic on whole numbers; no process group is made here.
 from longspan.topology.checks import (
     check_attention_heads,
     check_global_batch,
+    check_head_halves,
     check_micro_batch_tokens,
     check_sequence_length,
     check_world_size,
@@ -17,6 +18,7 @@ __all__ = [
     "Topology",
     "check_attention_heads",
     "check_global_batch",
+    "check_head_halves",
     "check_micro_batch_tokens",
     "check_sequence_length",
     "check_world_size",

@@ -50,6 +50,24 @@ def check_attention_heads(num_attention_heads: int, num_key_value_heads: int, se
         )
 
 
+def check_head_halves(num_attention_heads: int, num_key_value_heads: int, sequence_parallel: int) -> None:
+    """Shifted sparse attention treats the halves of the heads in two ways, and a rank has its share of them in order.
+
+    Raises:
+        TopologyError: the heads do not halve, or a rank would have heads of both halves beside others of one half.
+    """
+    for name, heads in (("num_attention_heads", num_attention_heads), ("num_key_value_heads", num_key_value_heads)):
+        if heads % 2:
+            raise TopologyError(
+                f"model.attention_pattern: the model's {name} {heads} do not halve; leave the pattern out"
+            )
+    if sequence_parallel > 1 and sequence_parallel % 2:
+        raise TopologyError(
+            f"model.attention_pattern: half of the heads do not go to whole ranks under parallel.sequence_parallel"
+            f" {sequence_parallel}; use an even one"
+        )
+
+
 def check_micro_batch_tokens(micro_batch_size: int, sample_length: int, sequence_parallel: int) -> None:
     """The tokens of a micro-batch are split evenly over the sequence-parallel ranks.
 

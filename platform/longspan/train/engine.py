@@ -16,7 +16,9 @@ from longspan.errors import ConfigError
 from longspan.model.attention import Documents, resolve_kernel
 from longspan.model.load import assert_rope, head_dim
 from longspan.model.loss import CausalLMLoss
+from longspan.planner.attention_window import attention_group
 from longspan.rope import RopeSettings
+from longspan.topology import check_head_halves
 from longspan.train.world import World
 
 _BUCKET = 200_000_000
@@ -58,14 +60,14 @@ def build_engine(network: CausalLMLoss, settings: RopeSettings, recipe: Recipe, 
     """DeepSpeed engine around `network`.
 
     Raises:
-        ConfigError: quantised weights with ZeRO-3 or without a GPU; DeepSpeed's casts changed the RoPE frequencies (it
-            did before 0.19.8).
+        ConfigError: quantised weights with ZeRO-3; DeepSpeed's casts changed the RoPE frequencies (it did before
+            0.19.8).
     """
     import deepspeed
 
     train = recipe.train
     if recipe.model.lora is not None and recipe.model.lora.quantize is not None:
-        _check_quantised(recipe, world)
+        _check_quantised(recipe)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": train.weight_decay},
@@ -89,20 +91,25 @@ def build_engine(network: CausalLMLoss, settings: RopeSettings, recipe: Recipe, 
     return engine
 
 
-def _check_quantised(recipe: Recipe, world: World) -> None:
+def _check_quantised(recipe: Recipe) -> None:
     if recipe.train.zero_stage == 3:
         raise ConfigError("train.zero_stage: 3 cannot divide the 4-bit weights of model.lora.quantize; use 1 or 2")
-    if world.device.type != "cuda":
-        raise ConfigError("parallel.use_gpu: model.lora.quantize needs a GPU; use auto or true, on a machine with one")
 
 
 def attention_layout(network: CausalLMLoss, recipe: Recipe, world: World) -> Documents:
-    """Kernel and sequence parallelism of the run, to be given the boundaries of each micro-batch."""
+    """Kernel, sequence parallelism and groups of the run, to be given the boundaries of each micro-batch.
+
+    Raises:
+        TopologyError: the heads do not halve, as shifted sparse attention needs.
+    """
+    config: Any = network.model.config
+    group = attention_group(recipe)
+    if group:
+        check_head_halves(config.num_attention_heads, config.num_key_value_heads, world.topology.sequence_parallel)
     sequence_parallel = None
     if world.topology.sequence_parallel > 1:
         from longspan.model.ulysses import UlyssesAttention
 
-        config: Any = network.model.config
         sequence_parallel = UlyssesAttention(
             world.sequence_group,
             config.num_attention_heads,
@@ -110,4 +117,4 @@ def attention_layout(network: CausalLMLoss, recipe: Recipe, world: World) -> Doc
             head_dim(config),
             config.num_hidden_layers,
         )
-    return Documents((0,), resolve_kernel(recipe.model.attention, world.device), sequence_parallel)
+    return Documents((0,), resolve_kernel(recipe.model.attention, world.device), sequence_parallel, group=group)

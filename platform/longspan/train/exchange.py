@@ -26,8 +26,8 @@ class RankBatch:
 
 
 def share(batch: MicroBatch | None, world: World, documents: Documents) -> RankBatch:
-    """This rank's slice. `batch` is None on ranks that do not read; `documents` carries kernel and sequence
-    parallelism.
+    """This rank's slice. `batch` is None on ranks that do not read; `documents` carries kernel, sequence parallelism
+    and groups.
     """
     if world.topology.sequence_parallel > 1:
         batch = _broadcast(batch, world)
@@ -43,9 +43,7 @@ def share(batch: MicroBatch | None, world: World, documents: Documents) -> RankB
         positions=local(batch.positions, torch.float32),
         labels=local(batch.labels, torch.int64),
         loss_weight=local(batch.loss_weight, torch.float32),
-        documents=Documents(tuple(batch.cu_seqlens.tolist()), documents.kernel, documents.sequence_parallel).on(
-            world.device
-        ),
+        documents=documents.of_row(tuple(batch.cu_seqlens.tolist()), world.device),
     )
 
 

@@ -15,6 +15,7 @@ from longspan.checkpoint.export import export_model
 from longspan.checkpoint.state import StoredState, find_resume, load_optimizer, load_weights, save_state
 from longspan.config.load import fingerprint
 from longspan.config.recipe import Recipe
+from longspan.config.weighting import LongCE
 from longspan.feed.batch import MicroBatch
 from longspan.model.attention import Documents
 from longspan.model.load import DTYPES, extend_config, open_model, open_tokenizer, read_config
@@ -88,7 +89,7 @@ def run_training(recipe: Recipe, world: World, runtime: Runtime) -> Trained:
 
 def _build(recipe: Recipe, world: World, commit: Commit | None) -> tuple[Any, Documents]:
     network, trained = open_model(
-        recipe.model, recipe.rope, recipe.data.target_length, recipe.seed, world.sequence_rank
+        recipe.model, recipe.rope, recipe.data.target_length, recipe.seed, world.sequence_rank, world.device
     )
     config: Any = network.config
     check_attention_heads(config.num_attention_heads, config.num_key_value_heads, world.topology.sequence_parallel)
@@ -118,6 +119,7 @@ def _steps(
     """Steps [first, recipe.train.steps); returns how many are done when it ends."""
     train = recipe.train
     accumulation = accumulation_steps(recipe, world)
+    per_target = isinstance(recipe.data.loss_weighting, LongCE)
     feed = runtime.feed(first) if world.reads else None
     with ExitStack() as stack:
         record = stack.enter_context(Recorder(recipe, first, runtime.show_progress)) if world.rank == 0 else None
@@ -126,7 +128,7 @@ def _steps(
             batches, waited = _next_batches(feed, accumulation, world, layout, step)
             _expect_samples(batches, recipe, world, step)
             lr = learning_rate(train, step)
-            result = train_step(engine, batches, world, step + 1, lr, recipe.data.loss_weighting is not None)
+            result = train_step(engine, batches, world, step + 1, lr, per_target)
             if record:
                 record(step + 1, result, lr, time.perf_counter() - started, waited)
             done, stop = step + 1, runtime.should_stop()
