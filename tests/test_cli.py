@@ -249,3 +249,20 @@ def test_wrong_lengths_of_an_evaluation(material: Path, lengths: str) -> None:
     ended = CliRunner().invoke(app, words)
     assert ended.exit_code == 2
     assert ended.stderr.startswith(f"longspan: --lengths {lengths}: ")
+
+
+def test_an_evaluation_at_the_scale_of_each_length(material: Path, tmp_path: Path) -> None:
+    words = ["evaluate", str(material / "model"), "--manifest", str(material / "data"), "--source", "text"]
+    words += ["--lengths", "128,256", "--needles", "1", "--examples", "1", "--dtype", "float32", "--scale-window", "64"]
+    ended = CliRunner().invoke(app, [*words, "--output", str(tmp_path)])
+    assert ended.exit_code == 0, ended.stderr
+    assert json.loads((tmp_path / "summary.json").read_text())["evaluation"]["scales"] == {"128": 2, "256": 4}
+    assert "evaluation.scales.256" in (tmp_path / "report.html").read_text()
+    ended = CliRunner().invoke(app, [*words, "--scale", "2"])
+    assert ended.exit_code == 2
+    assert ended.stderr.splitlines()[-1].startswith("longspan: evaluate: both a scale and a scale_window are given")
+
+
+def test_a_tagger_that_is_not_there_is_told_before_anything_is_scored() -> None:
+    arguments = ["impact", "nowhere", "--model", "m", "--base", "b", "--window", "64", "--output", "o"]
+    assert_refused(CliRunner().invoke(app, [*arguments, "--tagger", "guess"]), "tagger 'guess': must be spacy")

@@ -140,6 +140,13 @@ def evaluate(
     examples: Annotated[int, typer.Option(help="Examples a length.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the examples.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
+    scale_window: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="E2-LLM: interpolate by ceil(length / N), N the model's own window."),
+    ] = None,
+    scale: Annotated[
+        int | None, typer.Option(min=1, metavar="G", help="E2-LLM: interpolate by G at all lengths.")
+    ] = None,
     output: Annotated[
         str | None, typer.Option(metavar="DIR", help="Write summary.json, plots and report.html.")
     ] = None,
@@ -150,7 +157,9 @@ def evaluate(
         from longspan.evaluate.run import EvaluationSettings
         from longspan.launch.assess import assess
 
-        settings = EvaluationSettings(tuple(asked), source, needles, examples, seed, dtype=dtype)
+        settings = EvaluationSettings(
+            tuple(asked), source, needles, examples, seed, dtype=dtype, scale_window=scale_window, scale=scale
+        )
         _print(assess(model, manifest, settings, output))
 
 
@@ -183,8 +192,11 @@ def impact(
     """Score how much far text helps each token; for sentence selection and LongCE weights of recipes."""
     with _plain_errors():
         from longspan.corpus.impact.settings import ScoreSettings
+        from longspan.impact.part_of_speech import open_tagger
         from longspan.launch.impact import describe, render_statistics, score
 
+        if tagger is not None:
+            open_tagger(tagger)  # what it lacks is to be known before the scoring, which takes hours
         chosen = tuple(sources.split(",")) if sources else None
         settings = ScoreSettings(model, window, base, short_prefix, sources=chosen, dtype=dtype, rope=rope)
         try:

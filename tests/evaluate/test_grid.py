@@ -82,7 +82,7 @@ def test_the_head_sees_the_asked_places_only(oracle: Any) -> None:
     assert model.asked == 4
 
 
-def test_each_length_is_reported(oracle: Any) -> None:
+def test_each_length_is_announced_and_reported(oracle: Any) -> None:
     lines: list[str] = []
     score_grid(
         oracle(successor, 50),
@@ -92,9 +92,11 @@ def test_each_length_is_reported(oracle: Any) -> None:
         num_needles=2,
         examples=1,
         device="cpu",
+        before_length=lambda length: lines.append(f"now {length}"),
         report=lines.append,
     )
-    assert lines == ["needle grid: 8 tokens: 1.000", "needle grid: 12 tokens: 1.000"]
+    grid = "needle grid of tokens:"
+    assert lines == ["now 8", f"{grid} 8 tokens: 1.000", "now 12", f"{grid} 12 tokens: 1.000"]
 
 
 def test_predictions_are_those_of_the_whole_model_beyond_its_window(make_llama: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from longspan.errors import ConfigError
 from longspan.evaluate.grid import hidden_states
 from longspan.evaluate.opening import open_for_evaluation, resolve_device
-from longspan.model.load import assert_rope
+from longspan.model.load import assert_rope, set_rope
 from longspan.rope import RopeSettings, attention_scaling, inv_freq, ntk_theta
 from tests.tiny import FAMILIES, tiny_model_directory
 
@@ -54,6 +54,21 @@ def test_an_override_takes_hold_and_changes_the_answers(base: str, name: str) ->
     tokens = torch.randint(96, (1, 300), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert (hidden_states(model, tokens) - hidden_states(plain, tokens)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rope_set_in_an_open_model_is_to_the_bit_that_of_one_opened_with_it(base: str, dtype: str) -> None:
+    """From any type to any other; the weights are not read again."""
+    model, plain = open_for_evaluation(base, dtype=dtype)
+    weights = {name: value.data_ptr() for name, value in model.named_parameters()}
+    tokens = torch.randint(96, (1, 300), generator=torch.Generator().manual_seed(0))
+    for rope in (*OVERRIDES.values(), plain):
+        set_rope(model, rope)
+        fresh, _ = open_for_evaluation(base, rope=rope, dtype=dtype)
+        assert frequencies(model).equal(frequencies(fresh))
+        with torch.no_grad():
+            assert hidden_states(model, tokens).equal(hidden_states(fresh, tokens))
+    assert {name: value.data_ptr() for name, value in model.named_parameters()} == weights
 
 
 def test_bfloat16_keeps_the_frequencies_in_float32(base: str) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from longspan.errors import ConfigError, DataError
-from longspan.evaluate.plain_needles import plain_example, plain_needle_grid
+from longspan.evaluate.grid import score_grid
+from longspan.evaluate.plain_needles import plain_example, sentence_examples
 
 STATEMENT = re.compile(r"\nThe special magic number for (\w+ \w+) is: (\d{7})\.\n")
 
@@ -59,10 +60,10 @@ def test_needles_lie_in_their_bins_of_the_text(tokenizer: Any, text: np.ndarray)
 def test_a_model_that_copies_retrieves_all_and_one_that_guesses_nothing(
     oracle: Any, tokenizer: Any, text: np.ndarray
 ) -> None:
-    settings: dict[str, Any] = {"num_needles": 2, "examples": 1, "seed": 1, "device": "cpu"}
-    found = plain_needle_grid(oracle(copier, 300), tokenizer, text, [200], **settings)
-    assert (found.task, found.mean) == ("text", (1.0,))
-    assert plain_needle_grid(oracle(lambda tokens: 5, 300), tokenizer, text, [200], **settings).mean == (0.0,)
+    make = sentence_examples(tokenizer, text, 1, 2)
+    settings: dict[str, Any] = {"task": "text", "num_needles": 2, "examples": 1, "device": "cpu"}
+    assert score_grid(oracle(copier, 300), make, [200], **settings).mean == (1.0,)
+    assert score_grid(oracle(lambda tokens: 5, 300), make, [200], **settings).mean == (0.0,)
 
 
 def test_examples_are_a_pure_function_of_seed_length_and_index(tokenizer: Any, text: np.ndarray) -> None:
@@ -102,6 +103,6 @@ def test_the_least_length_named_in_the_refusal_works(tokenizer: Any, text: np.nd
     assert plain_example(0, least + 16, 0, text, tokenizer, 4).tokens.size == least + 16
 
 
-def test_a_slow_tokenizer_is_refused(oracle: Any, text: np.ndarray) -> None:
+def test_a_slow_tokenizer_is_refused(text: np.ndarray) -> None:
     with pytest.raises(ConfigError, match="SimpleNamespace gives no character offsets"):
-        plain_needle_grid(oracle(copier, 300), SimpleNamespace(is_fast=False), text, [200], seed=0, device="cpu")
+        sentence_examples(SimpleNamespace(is_fast=False), text, 0, 2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,8 @@ def test_harder_tasks_and_the_short_loss_come_on_top(model: str, corpus: str) ->
     # As many tokens as the windows of the longest length.
     assert (results["short_loss"]["length"], results["short_loss"]["windows"]) == (32, 16)
     assert results["tokens"] == 3 * 3 * (64 + 128) + 4 * 128 + 16 * 32
-    assert sum(line.startswith("hop: needle grid") for line in lines) == 2
-    assert not {"tasks", "short_loss"} & set(plain)
+    assert sum(line.startswith("needle grid of hop: ") for line in lines) == 2
+    assert not {"tasks", "short_loss", "scales"} & set(plain)
 
 
 def test_another_rope_gives_another_loss_on_the_same_text(model: str, corpus: str) -> None:
@@ -100,6 +101,78 @@ def test_another_rope_gives_another_loss_on_the_same_text(model: str, corpus: st
     assert other["rope"]["factor"] == 2.0
     assert own["loss_by_position"]["loss"] != other["loss_by_position"]["loss"]
     assert own["loss_by_position"]["counts"] == other["loss_by_position"]["counts"]
+
+
+SCALED = dataclasses.replace(SETTINGS, lengths=(64, 128, 256), tasks=("latest",), short_length=32)
+
+
+def fixed(factor: float) -> RopeSettings:
+    return RopeSettings("linear", 500.0, factor=factor) if factor > 1 else RopeSettings("default", 500.0)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, model: str) -> str:
+    """The same weights as E2-LLM exports them: 'linear', with the scale of some window."""
+    directory = tmp_path_factory.mktemp("exported") / "model"
+    shutil.copytree(model, directory)
+    config = json.loads((directory / "config.json").read_text())
+    parameters = {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}
+    (directory / "config.json").write_text(json.dumps(config | {"rope_parameters": parameters}))
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def at_fixed(model: str, corpus: str) -> dict[int, dict[str, Any]]:
+    """The answers at each scale of a window of 64, each of a model opened with that."""
+    return {scale: evaluate_model(model, corpus, dataclasses.replace(SCALED, rope=fixed(scale))) for scale in (1, 2, 4)}
+
+
+def test_the_scale_by_length_answers_as_a_model_opened_at_each_scale(
+    exported: str, corpus: str, at_fixed: dict[int, dict[str, Any]]
+) -> None:
+    """Bit for bit, from weights that are loaded once: grids by column, the loss at the longest, the short one at 1."""
+    results = evaluate_model(exported, corpus, dataclasses.replace(SCALED, scale_window=64))
+    assert results["scales"] == {"32": 1, "64": 1, "128": 2, "256": 4}
+    assert results["rope"]["factor"] == 4.0
+    for found, expected in (
+        (results["needle"], {scale: answers["needle"] for scale, answers in at_fixed.items()}),
+        (results["tasks"]["latest"], {scale: answers["tasks"]["latest"] for scale, answers in at_fixed.items()}),
+    ):
+        for column, scale in enumerate((1, 2, 4)):
+            assert found["mean"][column] == expected[scale]["mean"][column]
+            for row, other in zip(found["accuracy"], expected[scale]["accuracy"], strict=True):
+                assert row[column] == other[column]
+    assert results["loss_by_position"] == at_fixed[4]["loss_by_position"]
+    assert results["short_loss"] == at_fixed[1]["short_loss"]
+    assert at_fixed[1]["loss_by_position"] != at_fixed[4]["loss_by_position"]
+    assert at_fixed[1]["short_loss"] != at_fixed[4]["short_loss"]
+    assert results["tokens"] == at_fixed[1]["tokens"]
+
+
+def test_one_scale_at_all_lengths_is_that_of_a_model_opened_with_it(
+    exported: str, model: str, corpus: str, at_fixed: dict[int, dict[str, Any]]
+) -> None:
+    kept = ("needle", "tasks", "loss_by_position", "short_loss")
+    fourfold = evaluate_model(exported, corpus, dataclasses.replace(SCALED, scale=4))
+    assert set(fourfold["scales"].values()) == {4}
+    inside = evaluate_model(exported, corpus, dataclasses.replace(SCALED, scale_window=256))
+    own = evaluate_model(model, corpus, SCALED)
+    for key in kept:
+        assert fourfold[key] == at_fixed[4][key]
+        # Within the window it is the plain model.
+        assert inside[key] == at_fixed[1][key] == own[key]
+
+
+def test_a_scale_that_cannot_be_chosen_is_refused(model: str, corpus: str) -> None:
+    yarn = RopeSettings("yarn", 500.0, factor=4.0, original_max_position_embeddings=64)
+    for change, message in (
+        ({"scale_window": 64, "scale": 2}, "both a scale and a scale_window are given"),
+        ({"scale_window": 0}, "a window must be 1 token or more, got 64 from an original 0"),
+        ({"scale_window": 64, "rope": yarn}, "'yarn' has no scale to choose, only plain RoPE and 'linear' have"),
+        ({"scale": 0}, "rope.factor is 0.0; it must be a number above 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate_model(model, corpus, dataclasses.replace(SETTINGS, **change))
 
 
 def test_without_needle_tokens_the_needles_are_sentences(model: str, plain_corpus: str) -> None:
@@ -163,6 +236,8 @@ def test_a_recipe_says_what_to_evaluate() -> None:
     assert settings == EvaluationSettings(
         lengths=(64, 256), text_source="val", num_needles=5, examples=7, seed=3, dtype="float32", device="cpu"
     )
+    scaled = tiny_recipe("m", evaluate={"lengths": [64], "text_source": "val", "scale_window": 64})
+    assert settings_of(scaled).scale_window == 64
     with pytest.raises(ConfigError, match=r"evaluate.lengths: empty"):
         settings_of(tiny_recipe("m"))
     with pytest.raises(ConfigError, match=r"evaluate.text_source: not given"):

@@ -14,6 +14,7 @@ from longspan.rope import (
     depends_on_length,
     e2_inference,
     e2_scale,
+    interpolated,
     inv_freq,
     longrope_settings,
     to_hf,
@@ -69,6 +70,23 @@ def test_transformers_reads_the_export_the_same_way(base: RopeSettings) -> None:
     reference = LlamaRotaryEmbedding(config)
     np.testing.assert_allclose(inv_freq(inference, 64), reference.inv_freq.numpy(), rtol=5e-7)
     assert reference.attention_scaling == attention_scaling(base)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+@pytest.mark.parametrize("factor", [None, 20.0])
+def test_a_scale_takes_the_place_of_the_one_in_a_checkpoint(factor: float | None, share: float) -> None:
+    plain = RopeSettings("default", 1e4, partial_rotary_factor=share)
+    own = RopeSettings("linear" if factor else "default", 1e4, factor=factor, partial_rotary_factor=share)
+    assert interpolated(own, 1) == plain
+    assert interpolated(own, 8) == e2_inference(plain, 8, 4096, 64)
+    with pytest.raises(ConfigError, match=r"rope\.factor is 0\.5"):
+        interpolated(own, 0.5)
+
+
+@pytest.mark.parametrize("own", BASES[3:], ids=lambda own: own.rope_type)
+def test_other_types_have_no_scale_to_choose(own: RopeSettings) -> None:
+    with pytest.raises(ConfigError, match=f"'{own.rope_type}' has no scale to choose"):
+        interpolated(own, 2)
 
 
 @given(length=st.integers(1, 10**6), original=st.integers(1, 10**5))

@@ -10,6 +10,7 @@ from longspan.rope import (
     MixedWindow,
     RopeSettings,
     at_length,
+    critical_dimension,
     critical_dimension_factors,
     inv_freq,
     mixed_window_longrope,
@@ -30,12 +31,13 @@ LLAMA31 = RopeSettings(
         (LLAMA3_8B, Rope(type="dynamic_ntk"), 8192, 81_920, 48.9e6),
         (LLAMA3_8B, Rope(type="dynamic_ntk"), 8192, 131_072, 131.5e6),
         (QWEN2_7B, Rope(type="dynamic_ntk"), 32_768, 131_072, 13.5e6),
+        (LLAMA3_8B, Rope(type="critical_ntk"), 8192, 131_072, 79.8e6),
+        (LLAMA3_8B, Rope(type="critical_ntk"), 8192, 81_920, 33.8e6),
+        (LLAMA3_8B, Rope(type="critical_ntk"), 8192, 4096, 5e5),
         (LLAMA3_8B, Rope(type="theta", theta=8e6), 8192, 65_536, 8e6),
     ],
 )
-def test_bases_of_longrecipe_and_prolong(
-    base: RopeSettings, rope: Rope, window: int, target: int, published: float
-) -> None:
+def test_bases_of_the_papers(base: RopeSettings, rope: Rope, window: int, target: int, published: float) -> None:
     settings = resolve_rope(base, rope, 128, window, target)
     assert settings == RopeSettings("default", settings.rope_theta)
     assert round(settings.rope_theta / 1e5) == round(published / 1e5)
@@ -82,7 +84,18 @@ def test_a_scaled_model_keeps_its_original_window() -> None:
     assert (settings.factor, settings.original_max_position_embeddings) == (32, 8192)
 
 
-@pytest.mark.parametrize("rope_type", ["ntk", "dynamic_ntk"])
+@pytest.mark.parametrize(
+    ("theta", "window", "target", "critical"),
+    [(5e5, 8192, 131_072, 35), (5e5, 8192, 81_920, 35), (1e4, 2048, 8192, 41)],
+)
+def test_critical_ntk_keeps_the_critical_dimension(theta: float, window: int, target: int, critical: int) -> None:
+    """The pairs of dimensions that turn fully in the trained window are those that do so in the new one."""
+    rope = Rope(type="critical_ntk", theta=theta)
+    settings = resolve_rope(QWEN2_7B, rope, 128, window, target)
+    assert critical_dimension(theta, window, 128) == critical == critical_dimension(settings.rope_theta, target, 128)
+
+
+@pytest.mark.parametrize("rope_type", ["ntk", "dynamic_ntk", "critical_ntk"])
 def test_refuses_a_base_formula_on_a_scaled_model(rope_type: str) -> None:
     rope = Rope.model_validate({"type": rope_type})
     with pytest.raises(ConfigError, match=rf"rope\.type: '{rope_type}' starts from plain RoPE, but .* by 'llama3'"):

@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 
 from longspan import storage
-from longspan.errors import DataError, StorageError
+from longspan.corpus.manifest_file import check_names, read_manifest
+from longspan.errors import DataError
 
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "documents.parquet"
@@ -154,25 +155,8 @@ def load_manifest(uri: str) -> Manifest:
         StorageError: the store could not be read.
     """
     where = storage.join(uri, MANIFEST_FILE)
-    try:
-        data = storage.read_bytes(where)
-    except storage.NotFoundError:
-        raise DataError(f"{where}: no manifest, so no finished corpus here; run `longspan prepare` first") from None
-    try:
-        values = json.loads(data)
-    except ValueError as error:
-        raise DataError(f"{where}: not valid JSON ({error}); prepare the corpus again") from None
-    version = values.get("version") if isinstance(values, dict) else None
-    if version != VERSION:
-        raise DataError(
-            f"{where}: version {version!r}; this longspan reads version {VERSION}, prepare the corpus again"
-        )
-    try:
-        manifest = TypeAdapter(Manifest).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{where}: {field}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+    absent = "no finished corpus here; run `longspan prepare` first"
+    manifest = read_manifest(Manifest, where, VERSION, absent=absent, again="prepare the corpus again")
     _check_sums(manifest, where)
     return manifest
 
@@ -199,17 +183,9 @@ def read_verified(where: str, num_bytes: int, digest: str, refetches: int = 3) -
 
 
 def _check_sums(manifest: Manifest, where: str) -> None:
-    for name in [
-        *(table.file for table in (manifest.index, manifest.chunks, manifest.token_counts)),
-        manifest.tokenizer.directory,
-        *manifest.tokenizer.files,
-        *(shard.file for shard in manifest.shards),
-    ]:
-        try:
-            storage.join("s3://corpus", name)
-        except StorageError as error:
-            raise DataError(f"{where}: {error}") from None
     files = [shard.file for shard in manifest.shards]
+    tables = [table.file for table in (manifest.index, manifest.chunks, manifest.token_counts)]
+    check_names(where, [*tables, manifest.tokenizer.directory, *manifest.tokenizer.files, *files])
     if len(set(files)) != len(files):
         raise DataError(f"{where}: shards: a file is named twice")
     order = [shard.source for shard in manifest.shards]

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from longspan.errors import ConfigError
 
+MakeExample = Callable[[int, int], "GridExample"]
+"""Example number `index` of a length: `make(length, index)`, the same for every model."""
 LOGITS_CHUNK = 2048
 """Tokens whose logits over the whole vocabulary are held at once."""
 
@@ -40,7 +42,7 @@ class NeedleGrid:
     """Retrieval accuracy by needle depth and context length.
 
     Attributes:
-        task: what was asked: `tokens` (needle tokens of the vocabulary) or `text` (plain sentences).
+        task: what was asked: `tokens` (needle tokens of the vocabulary), `text` (plain sentences), or a harder task.
         lengths: context lengths in tokens, rising.
         depths: centres of the depth bins, as fractions of the text (0 is its start).
         accuracy: [depth][length], share of needles retrieved exactly; `examples` needles a cell.
@@ -72,7 +74,7 @@ class NeedleGrid:
 
 def score_grid(
     model: nn.Module,
-    make_example: Callable[[int, int], GridExample],
+    make_example: MakeExample,
     lengths: Sequence[int],
     *,
     task: str,
@@ -80,13 +82,17 @@ def score_grid(
     examples: int,
     device: torch.device | str,
     batch_tokens: int = 16384,
+    before_length: Callable[[int], None] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> NeedleGrid:
     """Scores `make_example(length, index)` for every length and index < `examples`.
 
     Args:
         model: a causal LM on `device`; its mode is put back as it was.
+        lengths: context lengths in tokens, questions and answers included.
+        num_needles: needles (or questions) a sequence.
         batch_tokens: tokens a forward pass; a longer sequence goes alone.
+        before_length: called with each length before the model reads the first sequence of it.
         report: called with one line after each length.
 
     Raises:
@@ -100,12 +106,14 @@ def score_grid(
     lengths = sorted(set(lengths))
     hits = np.zeros((len(lengths), examples, num_needles), dtype=bool)
     for row, length in enumerate(lengths):
+        if before_length is not None:
+            before_length(length)
         batch = max(1, batch_tokens // length)
         for start in range(0, examples, batch):
             made = [make_example(length, index) for index in range(start, min(start + batch, examples))]
             hits[row, start : start + len(made)] = retrieved(model, made, num_needles, device)
         if report is not None:
-            report(f"needle grid: {length:,} tokens: {hits[row].mean():.3f}")
+            report(f"needle grid of {task}: {length:,} tokens: {hits[row].mean():.3f}")
     return grid_of(hits, lengths, task)
 
 

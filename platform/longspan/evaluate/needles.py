@@ -1,21 +1,20 @@
-"""Needle grid over a vocabulary that has needle tokens: one token holds key and value, one asks, one answers.
+"""What to ask a model whose vocabulary has needle tokens: one token holds key and value, one asks, one answers.
 
-Made for corpora that longspan prepares with `tokenizer.needle_tokens: true`; other models are asked in plain sentences
-(`plain_needles`).
+For corpora that longspan prepares with `tokenizer.needle_tokens: true`: plain recall, which is the needle grid, and
+harder retrieval (corpus.synthesis.needle_tasks). Other models are asked in plain sentences (`plain_needles`).
 """
 
 import re
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from longspan.corpus.synthesis.needles import NeedleVocabulary, needle_grid_example
+from longspan.config.tasks import TASKS, Task
+from longspan.corpus.synthesis.needle_tasks import task_example
+from longspan.corpus.synthesis.needles import NeedleVocabulary
 from longspan.errors import ConfigError
-from longspan.evaluate.grid import GridExample, NeedleGrid, score_grid
+from longspan.evaluate.grid import GridExample, MakeExample
 
 _NEEDLE = re.compile(r"<n:(\d+):(\d+)>|<q:(\d+)>|<v:(\d+)>")
 
@@ -52,58 +51,27 @@ def vocabulary_from_tokenizer(tokenizer: Any) -> NeedleVocabulary:
     return vocabulary
 
 
-def needle_grid(
-    model: nn.Module,
-    vocabulary: NeedleVocabulary,
-    text: NDArray[np.uint32],
-    lengths: Sequence[int],
-    *,
-    num_needles: int = 10,
-    examples: int = 16,
-    seed: int,
-    device: torch.device | str,
-    batch_tokens: int = 16384,
-    report: Callable[[str], None] | None = None,
-) -> NeedleGrid:
-    """Accuracy of one-token retrieval by depth and length; blind chance is 1 / num_values.
+def task_examples(
+    task: Task, vocabulary: NeedleVocabulary, text: NDArray[np.uint32], seed: int, num_questions: int
+) -> MakeExample:
+    """Sequences of a task for `grid.score_grid`; blind chance is 1 / num_values a question.
+
+    A question's depth bin is its rank by where the first record that it needs lies: of `recall`, the bin of its needle.
 
     Args:
-        model: a causal LM on `device` whose vocabulary includes the needle tokens.
+        vocabulary: ids of the needle tokens, which the model has embeddings for.
         text: held-out token ids [num_text_tokens], at least as many as the longest length.
-        lengths: context lengths in tokens, questions and answers included.
-        num_needles: needles a sequence, one in each depth bin, each asked once.
-        examples: sequences a length.
-        seed: with length and index, decides the sequence; the same for every model.
-        batch_tokens: tokens a forward pass.
-        report: called with one line after each length.
+        seed: with task, length and index, decides the sequence.
+        num_questions: questions a sequence.
 
-    Raises:
-        ConfigError: a length has no room for the needles, or there are more needles than keys.
+    Raises (from the maker):
+        ConfigError: a length has no room for the questions, or there are more of them than the keys are enough for.
         DataError: `text` is shorter than a length.
     """
 
     def make(length: int, index: int) -> GridExample:
-        return token_example(seed, length, index, text, vocabulary, num_needles)
+        rng = np.random.default_rng([seed, length, index, *([TASKS.index(task)] if task != "recall" else [])])
+        made = task_example(rng, task, text, length, vocabulary, num_questions)
+        return GridExample(made.tokens, made.answer_positions, made.questions)
 
-    return score_grid(
-        model,
-        make,
-        lengths,
-        task="tokens",
-        num_needles=num_needles,
-        examples=examples,
-        device=device,
-        batch_tokens=batch_tokens,
-        report=report,
-    )
-
-
-def token_example(
-    seed: int, length: int, index: int, text: NDArray[np.uint32], vocabulary: NeedleVocabulary, num_needles: int
-) -> GridExample:
-    """Example number `index` of a length: a pure function of its arguments."""
-    rng = np.random.default_rng([seed, length, index])
-    made = needle_grid_example(rng, text, length, vocabulary, num_needles)
-    # One needle lies in each bin, so its rank by depth is its bin.
-    bins = np.argsort(np.argsort(made.depths))
-    return GridExample(made.tokens, made.answer_positions, bins.astype(np.int64))
+    return make

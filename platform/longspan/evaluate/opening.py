@@ -1,8 +1,10 @@
 """A checkpoint opened to be evaluated: longspan's attention, any RoPE put over its own, both proven.
 
-So a base model can be asked at lengths beyond its window, untouched or with training-free NTK, PI or YaRN.
+So a base model can be asked at lengths beyond its window, untouched or with training-free NTK, PI or YaRN, and an
+E2-LLM one at the scale of each length.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +13,8 @@ from torch import nn
 from longspan.config.model import Model
 from longspan.errors import ConfigError
 from longspan.model import attention
-from longspan.model.load import DTYPES, assert_rope, load_pretrained, read_config, write_rope
-from longspan.rope import RopeSettings, from_hf
+from longspan.model.load import DTYPES, assert_rope, load_pretrained, read_config, set_rope, write_rope
+from longspan.rope import RopeSettings, from_hf, interpolated
 
 
 def open_for_evaluation(
@@ -47,6 +49,24 @@ def open_for_evaluation(
     model = model.to(resolve_device(device)).eval()
     assert_rope(model, rope or settings)
     return model, settings
+
+
+def scale_by_length(model: nn.Module, own: RopeSettings, scales: Mapping[int, int]) -> Callable[[int], None]:
+    """What gives the open model the RoPE of a length, before it reads a sequence of that: `scales[length]`.
+
+    Position interpolation over the base of its `own` RoPE, whatever scale that has, proven each time (`set_rope`); the
+    weights stay as they are. Without scales, nothing is done.
+
+    Raises:
+        ConfigError: there are scales, but the model's own RoPE is neither plain nor "linear".
+    """
+    ropes = {length: interpolated(own, scale) for length, scale in scales.items()}
+
+    def set_length(length: int) -> None:
+        if ropes:
+            set_rope(model, ropes[length])
+
+    return set_length
 
 
 def resolve_device(device: str) -> str:

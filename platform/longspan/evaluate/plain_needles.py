@@ -4,16 +4,13 @@ RULER's multi-key, many-query retrieval (2404.06654) in one forward pass: "The s
 {value}." lies in every depth bin of held-out text, and is asked again at the end with the true answer in place.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from longspan.errors import ConfigError, DataError
-from longspan.evaluate.grid import GridExample, NeedleGrid, score_grid
+from longspan.evaluate.grid import GridExample, MakeExample
 
 QUESTION = "\nThe special magic number for {key} is:"
 ADJECTIVES = (
@@ -26,32 +23,19 @@ NOUNS = (
 )
 
 
-def plain_needle_grid(
-    model: nn.Module,
-    tokenizer: Any,
-    text: NDArray[np.uint32],
-    lengths: Sequence[int],
-    *,
-    num_needles: int = 10,
-    examples: int = 16,
-    seed: int,
-    device: torch.device | str,
-    batch_tokens: int = 16384,
-    report: Callable[[str], None] | None = None,
-) -> NeedleGrid:
-    """Accuracy of retrieving seven-digit numbers by depth and length; blind chance is about nil.
-
-    An answer counts when all its tokens are the most likely ones, which is what greedy decoding would have written.
+def sentence_examples(tokenizer: Any, text: NDArray[np.uint32], seed: int, num_needles: int) -> MakeExample:
+    """Sequences for `grid.score_grid` that ask for seven-digit numbers; blind chance is about nil.
 
     Args:
-        model: a causal LM on `device`.
-        tokenizer: its fast Hugging Face tokenizer, the one that made `text`.
+        tokenizer: the model's fast Hugging Face tokenizer, the one that made `text`.
         text: held-out token ids [num_text_tokens].
-        lengths, num_needles, examples, seed, batch_tokens, report: as for `needles.needle_grid`.
+        seed: with length and index, decides the sequence.
+        num_needles: needles a sequence, one in each depth bin, each asked once.
 
     Raises:
-        ConfigError: a tokenizer without character offsets, too many needles, or a length without room for them.
-        DataError: `text` is too short.
+        ConfigError: a tokenizer without character offsets; from the maker, too many needles, or a length without room
+            for them.
+        DataError (from the maker): `text` is too short.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError(
@@ -61,23 +45,13 @@ def plain_needle_grid(
     def make(length: int, index: int) -> GridExample:
         return plain_example(seed, length, index, text, tokenizer, num_needles)
 
-    return score_grid(
-        model,
-        make,
-        lengths,
-        task="text",
-        num_needles=num_needles,
-        examples=examples,
-        device=device,
-        batch_tokens=batch_tokens,
-        report=report,
-    )
+    return make
 
 
 def plain_example(
     seed: int, length: int, index: int, text: NDArray[np.uint32], tokenizer: Any, num_needles: int
 ) -> GridExample:
-    """Example number `index` of a length: a pure function of its arguments (see `plain_needle_grid`)."""
+    """Example number `index` of a length: a pure function of its arguments (see `sentence_examples`)."""
     if not 1 <= num_needles <= len(ADJECTIVES) * len(NOUNS):
         raise ConfigError(f"needle grid: num_needles={num_needles}; must be in [1, {len(ADJECTIVES) * len(NOUNS)}]")
     rng = np.random.default_rng([seed, length, index])

@@ -15,14 +15,13 @@ from longspan.config.recipe import Recipe
 from longspan.config.tasks import Task
 from longspan.corpus.manifest import Manifest, load_manifest
 from longspan.errors import ConfigError
-from longspan.evaluate.grid import NeedleGrid
+from longspan.evaluate.grid import MakeExample, score_grid
 from longspan.evaluate.heldout import held_out_documents
-from longspan.evaluate.loss import loss_by_position
-from longspan.evaluate.needles import has_needle_tokens, needle_grid, vocabulary_from_tokenizer
-from longspan.evaluate.opening import open_for_evaluation, resolve_device
-from longspan.evaluate.plain_needles import plain_needle_grid
-from longspan.evaluate.tasks import task_grid
-from longspan.rope import RopeSettings, to_hf
+from longspan.evaluate.loss import LossCurve, loss_by_position
+from longspan.evaluate.needles import has_needle_tokens, task_examples, vocabulary_from_tokenizer
+from longspan.evaluate.opening import open_for_evaluation, resolve_device, scale_by_length
+from longspan.evaluate.plain_needles import sentence_examples
+from longspan.rope import RopeSettings, e2_scale, to_hf
 
 HAYSTACKS = 16
 """Held-out text read for needles, in sequences of the longest length."""
@@ -47,6 +46,10 @@ class EvaluationSettings:
         drop_sliding_window: see `opening.open_for_evaluation`.
         tasks: harder retrieval, asked beside the needle grid; needs a corpus with needle tokens.
         short_length: window of the short-context loss; None asks for none.
+        scale_window: the model's own window in tokens, from which E2-LLM's scale is counted: a length is asked at
+            position interpolation by ceil(length / scale_window) over the base of the RoPE that it would have otherwise
+            (plain RoPE within the window). None: that RoPE at all lengths.
+        scale: the same with one scale at all lengths.
     """
 
     lengths: tuple[int, ...]
@@ -63,6 +66,8 @@ class EvaluationSettings:
     drop_sliding_window: bool = False
     tasks: tuple[Task, ...] = ()
     short_length: int | None = None
+    scale_window: int | None = None
+    scale: int | None = None
 
 
 def settings_of(recipe: Recipe, device: str = "auto") -> EvaluationSettings:
@@ -85,7 +90,22 @@ def settings_of(recipe: Recipe, device: str = "auto") -> EvaluationSettings:
         dtype=recipe.model.dtype,
         device=device,
         drop_sliding_window=recipe.model.drop_sliding_window,
+        scale_window=recipe.scale_window,
     )
+
+
+def scales_of(settings: EvaluationSettings) -> dict[int, int]:
+    """E2-LLM's scale at each length that is asked, that of the short loss too; empty where none is chosen.
+
+    Raises:
+        ConfigError: both a window and a fixed scale are given, or a window below 1 token.
+    """
+    lengths = sorted({*settings.lengths, *([] if settings.short_length is None else [settings.short_length])})
+    if settings.scale_window is None:
+        return {} if settings.scale is None else dict.fromkeys(lengths, settings.scale)
+    if settings.scale is not None:
+        raise ConfigError("evaluate: both a scale and a scale_window are given; the scale is fixed or chosen by length")
+    return {length: e2_scale(length, settings.scale_window) for length in lengths}
 
 
 def evaluate_model(
@@ -107,11 +127,11 @@ def evaluate_model(
     Returns:
         {model, rope, dtype, device, text_source, needle: NeedleGrid.to_dict(), loss_by_position: LossCurve.to_dict(),
         tokens: read by the model, seconds: spent reading them}; with `settings.tasks` also tasks: {name: grid}, with
-        `settings.short_length` also short_loss: {length, mean, windows}.
+        `settings.short_length` also short_loss: {length, mean, windows}, with a scale also scales: {length: scale}.
 
     Raises:
-        ConfigError: the model cannot be opened as asked, its tokenizer is not the corpus's, or a setting is out of
-            range.
+        ConfigError: the model cannot be opened as asked, its tokenizer is not the corpus's, a setting is out of range,
+            or its RoPE has no scale to choose.
         DataError: the corpus is damaged or its held-out text too short.
     """
     from longspan.corpus.tokenizer import open_tokenizer
@@ -120,7 +140,7 @@ def evaluate_model(
         raise ConfigError(
             f"evaluate.lengths: {list(settings.lengths)}; needs at least one length, each of 2 tokens or more"
         )
-    longest = max(settings.lengths)
+    longest, scales = max(settings.lengths), scales_of(settings)
     manifest = load_manifest(manifest_uri)
     budget = longest * max(HAYSTACKS, settings.loss_windows)
     documents = held_out_documents(manifest_uri, manifest, settings.text_source, longest, budget)
@@ -135,8 +155,11 @@ def evaluate_model(
         drop_sliding_window=settings.drop_sliding_window,
     )
     check_vocabulary(model, manifest, model_path)
-    answers = _ask(model, tokenizer, documents, settings, device, report)
-    asked = {"model": model_path, "rope": to_hf(rope), "dtype": settings.dtype, "device": device}
+    set_length = scale_by_length(model, rope, scales)
+    answers = _ask(model, tokenizer, documents, settings, device, set_length, report)
+    asked: dict[str, Any] = {"model": model_path, "rope": to_hf(rope), "dtype": settings.dtype, "device": device}
+    if scales:
+        asked["scales"] = {str(length): scale for length, scale in scales.items()}
     return {**asked, "text_source": settings.text_source, **answers}
 
 
@@ -146,89 +169,64 @@ def _ask(
     documents: list[NDArray[np.uint32]],
     settings: EvaluationSettings,
     device: str,
+    set_length: Callable[[int], None],
     report: Callable[[str], None] | None,
 ) -> dict[str, Any]:
-    """Grid and loss curve of an open model, with the tokens it read and the seconds that took."""
+    """Grids and losses of an open model, with the tokens it read and the seconds that took."""
     longest = max(settings.lengths)
     start = time.perf_counter()
-    grid = _grid(model, tokenizer, np.concatenate(documents), settings, device, report)
-    curve = loss_by_position(
-        model,
-        documents,
-        longest,
-        windows=settings.loss_windows,
-        buckets=settings.buckets,
-        device=device,
-        batch_tokens=settings.batch_tokens,
-    )
-    if report is not None:
-        report(f"loss by position: {longest:,} tokens: {curve.mean:.3f} nats per token")
-    answers: dict[str, Any] = {"needle": grid.to_dict(), "loss_by_position": curve.to_dict()}
-    tokens = settings.examples * sum(grid.lengths) + curve.windows * longest
-    if settings.tasks:
-        answers["tasks"] = _tasks(model, tokenizer, np.concatenate(documents), settings, device, report)
-        tokens += settings.examples * sum(grid.lengths) * len(settings.tasks)
-    if settings.short_length is not None:
-        short = loss_by_position(
+    grids = {
+        task: score_grid(
+            model,
+            make,
+            settings.lengths,
+            task=task,
+            num_needles=settings.num_needles,
+            examples=settings.examples,
+            device=device,
+            batch_tokens=settings.batch_tokens,
+            before_length=set_length,
+            report=report,
+        ).to_dict()
+        for task, make in _questions(tokenizer, np.concatenate(documents), settings).items()
+    }
+    tokens = len(grids) * settings.examples * sum(set(settings.lengths))
+
+    def loss(length: int, windows: int, buckets: int) -> LossCurve:
+        set_length(length)
+        return loss_by_position(
             model,
             documents,
-            settings.short_length,
-            windows=settings.loss_windows * max(1, longest // settings.short_length),
-            buckets=1,
+            length,
+            windows=windows,
+            buckets=buckets,
             device=device,
             batch_tokens=settings.batch_tokens,
         )
+
+    curve = loss(longest, settings.loss_windows, settings.buckets)
+    if report is not None:
+        report(f"loss by position: {longest:,} tokens: {curve.mean:.3f} nats per token")
+    tokens += curve.windows * longest
+    needle = next(iter(grids))
+    answers: dict[str, Any] = {"needle": grids.pop(needle), "loss_by_position": curve.to_dict()}
+    if settings.tasks:
+        answers["tasks"] = grids
+    if settings.short_length is not None:
+        short = loss(settings.short_length, settings.loss_windows * max(1, longest // settings.short_length), 1)
         answers["short_loss"] = {"length": short.length, "mean": short.mean, "windows": short.windows}
         tokens += short.windows * short.length
     return {**answers, "tokens": tokens, "seconds": round(time.perf_counter() - start, 3)}
 
 
-def _tasks(
-    model: Any,
-    tokenizer: Any,
-    text: NDArray[np.uint32],
-    settings: EvaluationSettings,
-    device: str,
-    report: Callable[[str], None] | None,
-) -> dict[str, Any]:
+def _questions(tokenizer: Any, text: NDArray[np.uint32], settings: EvaluationSettings) -> dict[str, MakeExample]:
+    """What to ask, by name; the needle grid comes first."""
+    seed, number = settings.seed, settings.num_needles
+    if not has_needle_tokens(tokenizer) and not settings.tasks:
+        return {"text": sentence_examples(tokenizer, text, seed, number)}
     vocabulary = vocabulary_from_tokenizer(tokenizer)
-    return {
-        task: task_grid(
-            model,
-            vocabulary,
-            text,
-            task,
-            settings.lengths,
-            num_questions=settings.num_needles,
-            examples=settings.examples,
-            seed=settings.seed,
-            device=device,
-            batch_tokens=settings.batch_tokens,
-            report=None if report is None else lambda line, task=task: report(f"{task}: {line}"),  # type: ignore[misc]
-        ).to_dict()
-        for task in settings.tasks
-    }
-
-
-def _grid(
-    model: Any,
-    tokenizer: Any,
-    text: Any,
-    settings: EvaluationSettings,
-    device: str,
-    report: Callable[[str], None] | None,
-) -> NeedleGrid:
-    options: dict[str, Any] = {
-        "num_needles": settings.num_needles,
-        "examples": settings.examples,
-        "seed": settings.seed,
-        "device": device,
-        "batch_tokens": settings.batch_tokens,
-        "report": report,
-    }
-    if has_needle_tokens(tokenizer):
-        return needle_grid(model, vocabulary_from_tokenizer(tokenizer), text, settings.lengths, **options)
-    return plain_needle_grid(model, tokenizer, text, settings.lengths, **options)
+    tasks = {str(task): task_examples(task, vocabulary, text, seed, number) for task in settings.tasks}
+    return {"tokens": task_examples("recall", vocabulary, text, seed, number), **tasks}
 
 
 def check_tokenizer(model_path: str, tokenizer: Any) -> None:

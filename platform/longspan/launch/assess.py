@@ -36,7 +36,7 @@ def write_evaluation(output: str, name: str, summary: dict[str, Any]) -> None:
     evaluation = summary["evaluation"]
     with tempfile.TemporaryDirectory() as directory:
         grid, curve = Path(directory, "needle_heatmaps.png"), Path(directory, "loss_by_position.png")
-        needle_heatmaps({name: evaluation["needle"]}, grid)
+        needle_heatmaps({name: {**evaluation["needle"], "scales": evaluation.get("scales")}}, grid)
         loss_by_position({name: evaluation["loss_by_position"]}, curve, None)
         for path in (grid, curve):
             storage.upload_file(str(path), storage.join(output, "plots", path.name))

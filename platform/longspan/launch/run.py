@@ -5,6 +5,7 @@ from typing import Any
 
 from longspan import storage
 from longspan.config.recipe import Recipe
+from longspan.errors import LongspanError
 from longspan.launch.stage import located, stage_run
 from longspan.observe.metrics import read_metrics
 from longspan.versions import versions
@@ -34,7 +35,7 @@ def train(recipe: Recipe, show_progress: bool = True) -> dict[str, Any]:
         finished = run_local(recipe, show_progress).finished
     summary = summarise(recipe, finished, time.perf_counter() - started)
     if finished and recipe.evaluate.lengths:
-        summary["evaluation"] = evaluate_run(recipe)
+        summary["evaluation"] = evaluate_checkpoint(storage.join(recipe.run_uri, "checkpoint"), recipe)
     storage.write_json(summary_uri, summary)
     from longspan.observe.report import write_report
 
@@ -71,17 +72,33 @@ def summarise(recipe: Recipe, finished: bool, wall_seconds: float) -> dict[str, 
     return summary
 
 
-def evaluate_run(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's evaluation of its own checkpoint; on Ray, where the GPUs are."""
+def evaluate_checkpoint(model: str, recipe: Recipe) -> dict[str, Any]:
+    """The model's answers to `recipe.evaluate`, here or, where the recipe trains on Ray, as a task of its cluster.
+
+    Args:
+        model: directory (local or s3://) or hub name, the same on every node.
+
+    Raises:
+        ConfigError, DataError: as `evaluate.run.evaluate_model`.
+        LaunchError: the cluster cannot be reached, or has no GPU where the recipe wants one.
+    """
     from longspan.evaluate.run import evaluate_model, settings_of
 
-    model, settings = storage.join(recipe.run_uri, "checkpoint"), settings_of(recipe)
+    manifest, settings = storage.absolute(recipe.data.manifest), settings_of(recipe)
     if recipe.parallel.launch == "local":
-        return evaluate_model(model, recipe.data.manifest, settings)
+        return evaluate_model(model, manifest, settings)
     import ray
+    from ray.exceptions import RayTaskError
 
-    from longspan.launch.cluster import wants_gpu
+    from longspan.launch.cluster import connect, wants_gpu
 
+    connect(recipe)
     task = ray.remote(evaluate_model).options(num_cpus=1, num_gpus=1 if wants_gpu(recipe) else 0)
-    result: dict[str, Any] = ray.get(task.remote(model, recipe.data.manifest, settings))
+    try:
+        result: dict[str, Any] = ray.get(task.remote(model, manifest, settings))
+    except RayTaskError as error:
+        # Ray's own error says the same under the traceback of the task.
+        if isinstance(error.cause, LongspanError):
+            raise error.cause from None
+        raise
     return result

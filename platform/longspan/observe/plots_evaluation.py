@@ -21,7 +21,8 @@ def needle_heatmaps(grids: Mapping[str, Mapping[str, Any]], path: PngPath, windo
 
     Args:
         grids: model name to {"lengths": L tokens, "depths": D fractions of the context in [0, 1] (0 is its start),
-            "accuracy": [D][L] fractions in [0, 1], None or NaN where not measured}.
+            "accuracy": [D][L] fractions in [0, 1], None or NaN where not measured}; where the RoPE scale was chosen
+            by length also "scales": {length in digits: scale}, written under the lengths.
         path: the PNG to write.
         window: the length at which training ended; a line is drawn behind the last column within it.
 
@@ -40,6 +41,7 @@ def needle_heatmaps(grids: Mapping[str, Mapping[str, Any]], path: PngPath, windo
     width, height = num_columns * panel_width + 1.1, num_rows * panel_height + 0.8
     subtitle = "Percent of needles retrieved, by context length and needle depth"
     subtitle += f"; dashed line: end of the training window ({window:,} tokens)" if window else ""
+    subtitle += "; g: RoPE scale" if any(grid.get("scales") for grid in grids.values()) else ""
     with style.figure(path, "Needle retrieval", max(width, 6.4), height, subtitle) as figure:
         panels = figure.subplots(num_rows, num_columns, squeeze=False)
         for index, axes in enumerate(panels.flat):
@@ -142,7 +144,9 @@ def _heatmap(axes: "Axes", grid: Mapping[str, Any], window: int | None) -> Any:
             dark = measured and style.lightness(colors(value)) < 55
             text = f"{100 * value:.0f}" if measured else "n/a"
             axes.text(x, y, text, ha="center", va="center", fontsize=7.5, color="white" if dark else style.INK)
-    axes.set_xticks(range(len(lengths)), [token_length(length) for length in lengths])
+    scales = grid.get("scales") or {}
+    under = [f"\ng={scales[str(length)]}" if str(length) in scales else "" for length in lengths]
+    axes.set_xticks(range(len(lengths)), [token_length(n) + line for n, line in zip(lengths, under, strict=True)])
     axes.set_yticks(range(len(depths)), [f"{100 * depth:.0f}" for depth in depths])
     axes.set_xticks([x - 0.5 for x in range(1, len(lengths))], minor=True)
     axes.set_yticks([y - 0.5 for y in range(1, len(depths))], minor=True)

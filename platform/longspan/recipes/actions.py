@@ -31,7 +31,7 @@ class Actions:
 
 def real_actions() -> Actions:
     """The actions of `longspan run`."""
-    return Actions(_train, _merge, evaluate_stage)
+    return Actions(_train, _merge, _evaluate)
 
 
 def _train(recipe: Recipe) -> dict[str, Any]:
@@ -46,25 +46,10 @@ def _merge(stage: MergeStage, a: str, b: str, output: str) -> dict[str, Any]:
     return merge_checkpoints(a, b, output, weight=stage.weight, rope=stage.rope, dtype=stage.dtype)
 
 
-def evaluate_stage(model: str, recipe: Recipe) -> dict[str, Any]:
-    """The model's answers to `recipe.evaluate`, here or, where the recipe trains on Ray, as a task of its cluster.
+def _evaluate(model: str, recipe: Recipe) -> dict[str, Any]:
+    from longspan.launch.run import evaluate_checkpoint
 
-    Raises:
-        ConfigError, DataError, LaunchError: as `evaluate.run.evaluate_model` and `launch.cluster.connect`.
-    """
-    from longspan.evaluate.run import evaluate_model, settings_of
-
-    manifest, settings = storage.absolute(recipe.data.manifest), settings_of(recipe)
-    if recipe.parallel.launch == "local":
-        return evaluate_model(model, manifest, settings)
-    import ray
-
-    from longspan.launch.cluster import connect, wants_gpu
-
-    connect(recipe)
-    task = ray.remote(evaluate_model).options(num_cpus=1, num_gpus=1 if wants_gpu(recipe) else 0)
-    result: dict[str, Any] = ray.get(task.remote(model, manifest, settings))
-    return result
+    return evaluate_checkpoint(model, recipe)
 
 
 def is_directory(path: str) -> bool:

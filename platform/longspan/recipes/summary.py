@@ -119,7 +119,8 @@ def _write_plots(folder: str, answers: Mapping[str, Mapping[str, Any]]) -> None:
             Path(directory, f"{name}.png") for name in ("accuracy_by_length", "needle_heatmaps", "loss_by_position")
         ]
         accuracy_by_length(lines, paths[0], None)
-        needle_heatmaps({name: found["needle"] for name, found in answers.items()}, paths[1])
+        grids = {name: {**found["needle"], "scales": found.get("scales")} for name, found in answers.items()}
+        needle_heatmaps(grids, paths[1])
         loss_by_position({name: found["loss_by_position"] for name, found in answers.items()}, paths[2], None)
         for path in paths:
             storage.upload_file(str(path), storage.join(folder, "plots", path.name))

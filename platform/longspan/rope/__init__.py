@@ -3,7 +3,7 @@
 Pure numpy. Beside `positions` (which position a token gets); `model` sets and asserts what is computed here.
 """
 
-from longspan.rope.e2llm import e2_inference, e2_scale
+from longspan.rope.e2llm import e2_inference, e2_scale, interpolated
 from longspan.rope.frequencies import attention_scaling, inv_freq
 from longspan.rope.huggingface import from_hf, hf_max_position_embeddings, legacy_keys, to_hf
 from longspan.rope.longrope import (
@@ -20,7 +20,7 @@ from longspan.rope.mixed_window import (
     uses_original,
     window_frequencies,
 )
-from longspan.rope.settings import RopeSettings, RopeType, from_mapping, validate
+from longspan.rope.settings import RopeSettings, RopeType, from_mapping, rotary_dim, validate
 from longspan.rope.theta import (
     critical_dimension,
     critical_dimension_theta,
@@ -50,11 +50,13 @@ __all__ = [
     "from_hf",
     "from_mapping",
     "hf_max_position_embeddings",
+    "interpolated",
     "inv_freq",
     "legacy_keys",
     "longrope_settings",
     "mixed_window_longrope",
     "ntk_theta",
+    "rotary_dim",
     "theta_lower_bound",
     "theta_warning",
     "to_hf",

@@ -1,7 +1,7 @@
 """E2-LLM at inference: one trained model, a scale per window, and the config that each scale is.
 
 In training the positions carry the scale and the offset (see `positions`) and the model keeps its own RoPE, so the
-exported config is not that of the run: `export` and `evaluate` take it from here (arXiv 2401.06951).
+exported config is not that of the run (arXiv 2401.06951). A config holds one scale; `evaluate` chooses one by length.
 """
 
 import dataclasses
@@ -62,3 +62,24 @@ def e2_inference(base: RopeSettings, scale: float, original: int, head_dim: int)
         attention_scaling(base),
         base.partial_rotary_factor,
     )
+
+
+def interpolated(own: RopeSettings, scale: float) -> RopeSettings:
+    """Position interpolation by `scale` over the base of `own`, in the place of a scale that `own` has already.
+
+    What E2-LLM's checkpoints run at when the scale is chosen for a sequence; plain RoPE at scale 1.
+
+    Args:
+        own: of the checkpoint, "default" or "linear".
+        scale: g, 1 or more.
+
+    Raises:
+        ConfigError: a scale below 1; another type, whose frequencies are no multiple of those of its base.
+    """
+    if own.rope_type not in ("default", "linear"):
+        raise ConfigError(
+            f"rope.rope_type: '{own.rope_type}' has no scale to choose, only plain RoPE and 'linear' have; ask the"
+            " model at its own RoPE (no --scale or --scale-window, in a recipe evaluate.scale_window: 0)"
+        )
+    plain = RopeSettings("default", own.rope_theta, partial_rotary_factor=own.partial_rotary_factor)
+    return plain if scale == 1 else dataclasses.replace(plain, rope_type="linear", factor=float(scale))

@@ -16,6 +16,7 @@ from longspan.rope.settings import (
     RopeSettings,
     check_factor_count,
     from_mapping,
+    rotary_dim,
 )
 
 
@@ -148,7 +149,7 @@ def _check_model(settings: RopeSettings, config: Mapping[str, Any]) -> None:
     if head_dim is None and isinstance(width, int) and isinstance(heads, int) and heads > 0:
         head_dim = width // heads
     if isinstance(head_dim, int):
-        check_factor_count(settings, int(head_dim * settings.partial_rotary_factor))
+        check_factor_count(settings, rotary_dim(settings, head_dim))
 
 
 def _rope_type(given: dict[str, Any], name: str) -> Any:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from longspan.errors import ConfigError
 from longspan.rope.frequencies import inv_freq, theta_at, theta_powers
-from longspan.rope.settings import RopeSettings
+from longspan.rope.settings import RopeSettings, rotary_dim
 from longspan.rope.theta import critical_dimension
 
 # A factor list read back from float32 frequencies misses the true factors by a few units in the last place.
@@ -92,15 +92,15 @@ def longrope_settings(
     if long_factor is not None and critical is not None:
         raise ConfigError("rope.critical_dimension has no meaning beside rope.long_factor; remove one of them")
     base_theta = base.rope_theta if theta is None else theta
-    rotary_dim = int(head_dim * base.partial_rotary_factor)
+    rotated = rotary_dim(base, head_dim)
     ratio = max(1.0, target_length / original) if factor is None else factor
-    long = long_factor or critical_dimension_factors(base_theta, ratio, original, rotary_dim, critical)
+    long = long_factor or critical_dimension_factors(base_theta, ratio, original, rotated, critical)
     settings = RopeSettings(
         "longrope",
         base_theta,
         factor=ratio,
         original_max_position_embeddings=original,
-        short_factor=short_factor or (1.0,) * (rotary_dim // 2),
+        short_factor=short_factor or (1.0,) * (rotated // 2),
         long_factor=long,
         attention_factor=attention_factor,
         partial_rotary_factor=base.partial_rotary_factor,
@@ -128,10 +128,9 @@ def at_length(settings: RopeSettings, sequence_length: int, head_dim: int) -> Ro
     are returned as they are.
     """
     if settings.rope_type == "dynamic":
-        rotary_dim = int(head_dim * settings.partial_rotary_factor)
         return RopeSettings(
             "default",
-            theta_at(settings, rotary_dim, sequence_length),
+            theta_at(settings, rotary_dim(settings, head_dim), sequence_length),
             partial_rotary_factor=settings.partial_rotary_factor,
         )
     if settings.rope_type == "longrope":

@@ -11,8 +11,8 @@ from longspan.errors import ConfigError
 from longspan.rope.e2llm import e2_inference, e2_scale
 from longspan.rope.longrope import at_length, depends_on_length, longrope_settings
 from longspan.rope.mixed_window import MixedWindow, mixed_window_longrope
-from longspan.rope.settings import RopeSettings, validate
-from longspan.rope.theta import dynamic_ntk_theta, ntk_theta
+from longspan.rope.settings import RopeSettings, rotary_dim, validate
+from longspan.rope.theta import critical_dimension_theta, dynamic_ntk_theta, ntk_theta
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def resolve_rope(
     """
     if rope.type == "keep":
         return base
-    if base.rope_type != "default" and rope.theta is None and rope.type in ("ntk", "dynamic_ntk"):
+    if base.rope_type != "default" and rope.theta is None and rope.type in ("ntk", "dynamic_ntk", "critical_ntk"):
         raise ConfigError(
             f"rope.type: '{rope.type}' starts from plain RoPE, but the model is already scaled by '{base.rope_type}';"
             " give rope.theta to start from, or type 'keep'"
@@ -92,13 +92,16 @@ def resolve_rope(
 def _extended(base: RopeSettings, rope: Rope, head_dim: int, original: int, target_length: int) -> RopeSettings:
     theta = rope.theta if rope.theta is not None else base.rope_theta
     factor = rope.factor if rope.factor is not None else max(1.0, target_length / original)
-    rotary_dim = int(head_dim * base.partial_rotary_factor)
+    rotated = rotary_dim(base, head_dim)
     plain = RopeSettings("default", theta, partial_rotary_factor=base.partial_rotary_factor)
     match rope.type:
         case "ntk":
-            return replace(plain, rope_theta=ntk_theta(theta, factor, rotary_dim))
+            return replace(plain, rope_theta=ntk_theta(theta, factor, rotated))
         case "dynamic_ntk":
-            return replace(plain, rope_theta=dynamic_ntk_theta(theta, factor, target_length, original, rotary_dim))
+            return replace(plain, rope_theta=dynamic_ntk_theta(theta, factor, target_length, original, rotated))
+        case "critical_ntk":
+            longer = max(original, target_length)
+            return replace(plain, rope_theta=critical_dimension_theta(theta, longer, original))
         case "linear":
             return replace(plain, rope_type="linear", factor=factor)
         case "e2llm":

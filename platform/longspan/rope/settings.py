@@ -129,18 +129,23 @@ def validate(settings: RopeSettings, max_position_embeddings: int) -> None:
         )
 
 
-def check_factor_count(settings: RopeSettings, rotary_dim: int) -> None:
-    """Check that "longrope" has one factor for each pair of the `rotary_dim` rotated dimensions of a head.
+def rotary_dim(settings: RopeSettings, head_dim: int) -> int:
+    """Dimensions of a head of `head_dim` that RoPE turns: what every formula of a base or a frequency counts."""
+    return int(head_dim * settings.partial_rotary_factor)
+
+
+def check_factor_count(settings: RopeSettings, rotated: int) -> None:
+    """Check that "longrope" has one factor for each pair of the `rotated` dimensions of a head.
 
     Raises:
         ConfigError: it has not; transformers only warns and fails in the first forward pass.
     """
     for key in FACTOR_LISTS:
         factors = getattr(settings, key)
-        if factors is not None and len(factors) != rotary_dim // 2:
+        if factors is not None and len(factors) != rotated // 2:
             raise ConfigError(
-                f"rope.{key} has {len(factors)} numbers; the model rotates {rotary_dim} dimensions of a head, which "
-                f"need {rotary_dim // 2}"
+                f"rope.{key} has {len(factors)} numbers; the model rotates {rotated} dimensions of a head, which "
+                f"need {rotated // 2}"
             )
 
 

@@ -4,12 +4,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from longspan import storage
 from longspan.corpus.impact.parts import PartInfo
 from longspan.corpus.impact.settings import ScoreSettings
-from longspan.errors import DataError, StorageError
+from longspan.corpus.manifest_file import check_names, read_manifest
+from longspan.errors import DataError
 
 MANIFEST_FILE = "impact.json"
 VERSION = 1
@@ -57,30 +58,16 @@ def load_impact(uri: str) -> ImpactManifest:
         StorageError: the store could not be read.
     """
     where = storage.join(uri, MANIFEST_FILE)
-    try:
-        values = storage.read_json(where)
-    except storage.NotFoundError:
-        raise DataError(f"{where}: no manifest, so no finished analysis here; score the corpus first") from None
-    version = values.get("version") if isinstance(values, dict) else None
-    if version != VERSION:
-        raise DataError(f"{where}: version {version!r}; this longspan reads version {VERSION}, score the corpus again")
-    try:
-        manifest = TypeAdapter(ImpactManifest).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{where}: {field}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+    absent = "no finished analysis here; score the corpus first"
+    manifest = read_manifest(ImpactManifest, where, VERSION, absent=absent, again="score the corpus again")
     _check_parts(manifest, where)
     return manifest
 
 
 def _check_parts(manifest: ImpactManifest, where: str) -> None:
+    check_names(where, [part.file for part in manifest.parts])
     document = offset = 0
     for part in manifest.parts:
-        try:
-            storage.join("s3://impact", part.file)
-        except StorageError as error:
-            raise DataError(f"{where}: {error}") from None
         if part.first_document < document or part.offset < offset:
             raise DataError(f"{where}: {part.file}: parts overlap or are out of order; score the corpus again")
         document, offset = part.first_document + part.documents, part.offset + part.tokens
