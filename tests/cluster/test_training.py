@@ -16,8 +16,12 @@ import pytest
 from longspan import storage
 from longspan.config.recipe import Recipe
 from longspan.errors import ConfigError, DataError, LaunchError
+from longspan.feed.local import local_feed
+from longspan.feed.source import feed_spec, group_indices
 from longspan.launch.run import train
+from longspan.launch.stage import stage_run
 from longspan.observe.metrics import read_metrics
+from tests.feed.comparing import assert_all_same
 from tests.s3 import Fault, FaultProxy
 from tests.tiny import tiny_recipe
 
@@ -111,6 +115,33 @@ def test_two_data_parallel_workers_on_an_object_store(
     assert f"checkpoints/step-{STEPS:08d}/COMMIT.json" in files
     assert json.loads(storage.read_text(storage.join(output, "summary.json")))["steps"] == summary["steps"] == STEPS
     assert train(recipe_for(s3_material, output, launch="ray", num_workers=2), show_progress=False) == summary
+
+
+@pytest.mark.parametrize("document_mask", [False, True])
+def test_interleaved_samples_come_over_ray_data_as_in_this_process(
+    ray_cluster: None, material: Path, tmp_path: Path, document_mask: bool
+) -> None:
+    """Two data-parallel groups of the feed, without training: labels are made anew from what travels."""
+    from longspan.feed.ray_data import group_dataset, stream
+
+    data = {"sample_length": 5000, "target_length": 8192, "interleave": {}, "document_mask": document_mask}
+    train = {"steps": 2, "micro_batch_size": 1}
+    recipe = tiny_recipe(
+        material / "model",
+        material / "data",
+        output=str(tmp_path / "run"),
+        data=data,
+        positions={"type": "contiguous"},
+        train=train,
+    )
+    stage_run(recipe)
+    spec = feed_spec(recipe)
+    expected = list(local_feed(spec, 0, 2, 0))
+    assert any((batch.labels[:4000] == -100).any() for batch in expected)
+    for group in (0, 1):
+        found = list(stream(group_dataset(spec, 0, 2, group, 2).iterator(), 1))
+        places = [place for step in range(2) for place in group_indices(spec, step, group, 2)]
+        assert_all_same(found, [expected[place] for place in places])
 
 
 def test_every_sample_once_while_a_twentieth_of_the_requests_fails(

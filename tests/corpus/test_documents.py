@@ -29,6 +29,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}"
 )
 SYNL = {"type": "synl", "name": "tables", "documents": 9, "lengths": [2500, 4000], "questions": 2, "formats": ["csv"]}
+MARKS = {"head": " ...", "name_open": "<", "name_close": ">", "recall_open": "names:", "recall_between": ","}
 CIP = {"type": "interleaved", "name": "cip", "text_source": "lines", "window": 700}
 
 
@@ -112,7 +113,7 @@ def test_windows_hold_all_of_the_text_and_no_target_follows_a_splice(
     bos = int(frame)
     texts = [tokens[bos:] for tokens, _ in documents_of(config.output, "lines")]
     text, length = np.concatenate(texts), np.array([tokens.size for tokens in texts])
-    window, pieces = fill_windows(length, 700 - bos)
+    window, pieces = fill_windows(length, np.full(text.size // (700 - bos), 700 - bos))
     document = np.repeat(np.arange(length.size), length)
     found = documents_of(config.output, "cip")
     assert len(found) == text.size // (700 - bos) == manifest.sources["cip"].documents
@@ -219,7 +220,8 @@ def every_type(prepared: Prepared, folder: Path, output: Path, unit_bytes: int) 
     (folder / "talks.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in records()))
     needles = {"type": "needles", "name": "needles", "text_source": "lines", "length": 200, "documents": 5}
     tables = {**SYNL, "documents": 3, "lengths": [2500]}
-    made = [CIP, {**CIP, "name": "utk", "method": "utk"}, tables, chat_source(folder / "talks.jsonl"), needles]
+    utk = {**CIP, "name": "utk", "method": "utk", "share": 0.6, "marks": MARKS, "names": True, "keep_order": False}
+    made = [CIP, utk, tables, chat_source(folder / "talks.jsonl"), needles]
     sources = [*made, lines_source(prepared)]
     tokenizer = {"train_vocab_size": 300, "needle_tokens": True}
     return corpus_config(folder, output, sources=sources, tokenizer=tokenizer, unit_bytes=unit_bytes)

@@ -1,5 +1,7 @@
 """Interleaving keeps every token once and every document in order, and says where the text jumps."""
 
+from itertools import cycle, repeat
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,10 +14,12 @@ from longspan.corpus.synthesis.interleave import (
     chunk_names,
     fill_windows,
     interleave,
+    most_marks,
     shuffle_chunks,
     splices,
     tie_knots,
     token_indices,
+    window_sizes,
 )
 from longspan.errors import ConfigError
 
@@ -121,15 +125,28 @@ def test_shuffling_without_order_disorders() -> None:
     assert len({tuple(pieces.document.tolist()) for pieces in starts}) > 5
 
 
-@given(length=LENGTHS, window=st.integers(1, 50))
-def test_windows_are_full_but_for_the_last(length: list[int], window: int) -> None:
-    number, pieces = fill_windows(np.array(length, np.int64), window)
-    check_pieces(pieces, length, 40)
-    check_order(pieces, length)
-    tokens = np.bincount(number, weights=pieces.length, minlength=0).astype(int).tolist()
+@given(length=LENGTHS, window=st.integers(1, 50), rooms=st.lists(st.sampled_from([0, 0, 1, 5]), min_size=1))
+def test_windows_take_text_in_order_and_keep_room_for_each_piece(
+    length: list[int], window: int, rooms: list[int]
+) -> None:
+    rooms = [min(room, window - 1) for room in rooms]
+    sizes = window_sizes(np.array(length, np.int64), window, cycle(rooms))
+    number, pieces = fill_windows(np.array(length, np.int64), sizes)
+    assert {part.dtype.name for part in (number, sizes, *pieces)} == {"int64"}
+    assert np.bincount(number, weights=pieces.length, minlength=sizes.size).astype(int).tolist() == sizes.tolist()
     assert (np.diff(number) >= 0).all()
-    assert all(size == window for size in tokens[:-1])
-    assert sum(tokens) == sum(length)
+    tokens = output(pieces, length)
+    assert tokens == [(d, i) for d, size in enumerate(length) for i in range(size)][: len(tokens)]
+    for place, size in enumerate(sizes.tolist()):
+        room = rooms[place % len(rooms)]
+        own = np.bincount(number, minlength=sizes.size)[place]
+        # Another piece of one token would not have fitted.
+        assert window - room <= size + room * own <= window
+    left, room = sum(length) - int(sizes.sum()), rooms[sizes.size % len(rooms)]
+    unfinished = sum((d, size - 1) not in tokens for d, size in enumerate(length))
+    assert left == 0 or left + room * (unfinished + 1) < window, "what is in no window would not have filled one"
+    if not any(rooms):
+        assert sizes.tolist() == [window] * (sum(length) // window)
 
 
 @settings(max_examples=50)
@@ -143,7 +160,9 @@ def test_knots_name_and_recall_chunks(seed: int, length: list[int], order: bool)
     assert (tokens.dtype.name, weight.dtype.name, weight.shape) == ("uint32", "float32", tokens.shape)
     expected = np.concatenate(documents)[token_indices(pieces, np.cumsum(length, dtype=np.int64) - length)]
     assert tokens[tokens >= 1000].tolist() == expected.tolist()
-    assert not weight[(tokens > 900) & (tokens < 1000)].any()
+    assert not weight[(tokens > 900) & (tokens < 906)].any()
+    assert (weight[(tokens == 906) | (tokens == 907)] == 1).all()
+    assert tokens.size - sum(length) <= len(length) * most_marks(MARKS, 4, 2)
 
     spelled = " ".join(map(str, tokens.tolist()))
     for number, count in enumerate(np.bincount(pieces.document)):
@@ -159,6 +178,19 @@ def test_knots_name_and_recall_chunks(seed: int, length: list[int], order: bool)
     for index in range(tokens.size):
         if tokens[index] >= 1000:
             assert weight[index] == (index > 0 and tokens[index - 1] + 1 == tokens[index])
+
+
+def test_the_most_marks_are_those_of_the_most_chunks() -> None:
+    document, marks = np.arange(9, dtype=np.uint32), Marks((1, 1), (2,), (3,), (4, 4, 4), (5,), (6, 6), (7,))
+    for chunks in (1, 2, 5):
+        pieces = interleave(np.random.default_rng(0), np.array([9]), chunks=chunks, cut="equal")
+        tokens, _ = tie_knots([document], pieces, marks, [np.array([8, 8, 8], np.uint32)] * chunks)
+        assert tokens.size - 9 == most_marks(marks, chunks, 3)
+    pieces = interleave(np.random.default_rng(0), np.array([9]), chunks=3)
+    plain = Marks((1, 1), (2,))
+    assert (
+        tie_knots([document], pieces, plain, [np.zeros(0, np.uint32)] * 3)[0].size - 9 == most_marks(plain, 3, 0) == 6
+    )
 
 
 def test_chunk_names_differ_and_repeat_by_seed() -> None:
@@ -179,6 +211,6 @@ def test_refusals() -> None:
     with pytest.raises(ConfigError, match="cut: 'odd'"):
         interleave(rng, length[:1], cut="odd")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="window: 0"):
-        fill_windows(length[:1], 0)
+        window_sizes(length[:1], 0, repeat(0))
     with pytest.raises(ConfigError, match="0 names for 1 pieces"):
         tie_knots([np.zeros(3, np.uint32)], interleave(rng, length[:1], chunks=1), MARKS, [])

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -107,12 +108,12 @@ def test_names_sort_as_numbers_however_many_units_there_are() -> None:
 
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 40)), min_size=1),
-    window=st.integers(2, 20),
+    windows=st.lists(st.integers(1, 20)),
     num_bos=st.integers(0, 1),
     unit_bytes=st.integers(1, 300),
 )
 def test_windows_lie_in_the_shards_of_their_unit(
-    sizes: list[tuple[int, int]], window: int, num_bos: int, unit_bytes: int
+    sizes: list[tuple[int, int]], windows: list[int], num_bos: int, unit_bytes: int
 ) -> None:
     """Shards of some documents each, of one token of text and more."""
     shards = [
@@ -120,19 +121,21 @@ def test_windows_lie_in_the_shards_of_their_unit(
         for number, (documents, more) in enumerate(sizes)
     ]
     text = [documents + more for documents, more in sizes]
-    source = InterleavedSource(type="interleaved", name="c", text_source="a", window=window)
-    count = sum(text) // (window - num_bos)
-    if not count:
+    source = InterleavedSource(type="interleaved", name="c", text_source="a", window=20)
+    ends = np.cumsum(windows, dtype=np.int64)
+    filled = np.array(windows, np.int64)[ends <= sum(text)]
+    if not filled.size:
         with pytest.raises(DataError, match=rf"source c: text of a: {sum(text)} tokens do not fill a window"):
-            window_units(source, shards, num_bos, unit_bytes)
+            window_units(source, shards, num_bos, filled, unit_bytes)
         return
-    units = window_units(source, shards, num_bos, unit_bytes)
-    assert [number for unit in units for number in range(*unit.documents)] == list(range(count))
+    units = window_units(source, shards, num_bos, filled, unit_bytes)
+    assert [number for unit in units for number in range(*unit.documents)] == list(range(filled.size))
     for unit in units:
+        assert list(unit.windows) == filled[slice(*unit.documents)].tolist()
         numbers = [int(shard.file) for shard in unit.text]
         before = sum(text[: numbers[0]])
-        begin, end = (number * (window - num_bos) for number in unit.documents)
+        begin, end = (int(filled[:number].sum()) for number in unit.documents)
         assert numbers == list(range(numbers[0], numbers[-1] + 1))
         assert before + unit.text_begin == begin < before + text[numbers[0]]
         assert before + sum(text[numbers[0] : numbers[-1]]) < end <= before + sum(text[n] for n in numbers)
-        assert end - begin <= window or unit.num_bytes <= unit_bytes
+        assert len(unit.windows) == 1 or unit.num_bytes <= unit_bytes

@@ -13,6 +13,7 @@ from longspan.launch.run import train
 from longspan.observe.metrics import read_metrics
 from longspan.train import loop
 from tests.launch.conftest import MakeRecipe
+from tests.tiny import tiny_model_directory
 
 LORA = {"rank": 4, "also_train": ["norm"]}
 TIMES = {"tokens_per_s", "data_wait_s", "step_s", "gpu_memory_gib"}
@@ -27,11 +28,15 @@ def files(recipe: Recipe) -> dict[str, torch.Tensor]:
     return found | load_file(Path(recipe.run_uri, "adapter", "adapter_model.safetensors"))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "quantize"), [("float32", None), ("bfloat16", None), ("bfloat16", "nf4")])
 def test_a_run_that_was_broken_off_ends_as_the_whole_one(
-    make: MakeRecipe, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+    make: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, quantize: str | None
 ) -> None:
-    model = {"lora": LORA, "dtype": dtype, "gradient_checkpointing": True}
+    # NF4 wants whole blocks of 64 inputs.
+    sizes: dict[str, Any] = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    path = tiny_model_directory(tmp_path / "wide", **sizes)
+    lora = {**LORA, "quantize": quantize}
+    model = {"path": str(path), "lora": lora, "dtype": dtype, "gradient_checkpointing": True}
     whole = make(model=model, output=tmp_path / "whole")
     assert train(whole, show_progress=False)["finished"]
     broken = make(model=model, train={"save_every": 2}, output=tmp_path / "broken")

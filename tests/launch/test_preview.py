@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,26 @@ def test_a_preview_is_tables_a_description_and_plots(make: MakeRecipe) -> None:
     assert description["recipe"] == fingerprint(recipe)
     assert {name: source["samples"] for name, source in description["sources"].items()} == {"text": 9, "held": 3}
     assert description["run"]["samples"] == 12
+
+
+def test_positions_of_interleaved_chunks_are_measured_as_they_are_trained(make: MakeRecipe) -> None:
+    """Each source file is one document: in a sample of four, a document's halves lie several documents apart."""
+
+    def measured(**changes: Any) -> dict[str, Any]:
+        data = {**MIX, "packing": "sequential", "sample_length": 4096, "target_length": 8192, **changes}
+        recipe = make(data=data, positions={"type": "contiguous"})
+        preview(recipe)
+        found: dict[str, Any] = storage.read_json(storage.join(recipe.run_uri, "plan.json"))["positions"]
+        return found
+
+    plain, masked = measured(), measured(interleave={"chunks": 2, "cut": "equal"})
+    assert plain["interleave"] is None
+    assert masked["interleave"] == "cip"
+    assert plain["largest_position"] < masked["largest_position"] < 4096
+    assert masked["mean_token_distance"] > 1.2 * plain["mean_token_distance"]
+    whole = measured(interleave={"chunks": 2, "cut": "equal"}, document_mask=False)
+    assert whole["largest_position"] == 4095
+    assert plain["mean_segment_length"] > 1.5 * masked["mean_segment_length"]
 
 
 def test_staging_finds_what_the_preview_said(make: MakeRecipe, tmp_path: Path) -> None:

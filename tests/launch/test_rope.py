@@ -15,7 +15,11 @@ from longspan.sweep.run import assert_trial_rope
 from tests.launch.conftest import MakeRecipe
 
 CASES: dict[str, dict[str, Any]] = {
-    "e2llm": {"rope": {"type": "e2llm"}, "positions": {"type": "e2llm", "window": 64}},
+    "e2llm": {
+        "rope": {"type": "e2llm"},
+        "positions": {"type": "e2llm", "window": 64},
+        "evaluate": {"lengths": [128, 256], "text_source": "held", "needles": 1, "examples": 1},
+    },
     # In bfloat16: DeepSpeed casts the weights and must leave both sets of frequencies alone.
     "mixed": {
         "rope": {"type": "ntk", "mixed_window": True},
@@ -47,3 +51,5 @@ def test_the_exported_rope_is_that_of_the_target_length(make: MakeRecipe, name: 
         assert_trial_rope(other)
     if name == "e2llm":
         assert planned == RopeSettings("linear", 500.0, factor=4.0)
+        # Asked at the scale of each length, not at the one in the config.
+        assert summary["evaluation"]["scales"] == {"128": 2, "256": 4}

@@ -8,6 +8,7 @@ import pytest
 
 from longspan import storage
 from longspan.config.recipe import Recipe
+from longspan.config.weighting import LongCE
 from longspan.corpus.manifest import load_manifest
 from longspan.corpus.plan_table import read_plan_info
 from longspan.errors import ConfigError, DataError
@@ -16,6 +17,7 @@ from longspan.launch.preview import preview
 from longspan.launch.run import train
 from longspan.launch.stage import located, stage_run
 from longspan.observe.metrics import read_metrics
+from longspan.positions import measure_coverage
 from tests.impact_files import random_scores, write_scores
 from tests.launch.conftest import MakeRecipe, prepare_corpus
 
@@ -76,12 +78,35 @@ def test_a_run_with_longce_reports_its_own_loss(make: MakeRecipe, scores: str, t
     assert all(low < before for low, before in zip(losses(zero), losses(plain), strict=True))
 
 
-def test_preview_measures_the_samples_that_are_trained_on(make: MakeRecipe) -> None:
-    recipe = make(data={"selection": selection(mode="uniform")})
+@pytest.mark.parametrize(
+    ("mode", "positions"),
+    [
+        ("uniform", {"type": "longrecipe"}),
+        ("chunks", {"type": "pose", "text_offset": "same"}),
+        ("chunks", {"type": "pose", "text_offset": "uniform", "num_chunks": 3}),
+    ],
+)
+def test_preview_measures_the_samples_that_are_trained_on(
+    make: MakeRecipe, mode: str, positions: dict[str, Any]
+) -> None:
+    data = {"selection": selection(mode=mode), "mix": [{"weights": {"text": 1.0, "held": 1.0}}], "packing": "best_fit"}
+    recipe = located(make(data=data, positions=positions))
+    stage_run(recipe)
+    staged = storage.read_json(storage.join(recipe.run_uri, "plan.json"))
     assert preview(recipe)
     description = storage.read_json(storage.join(recipe.run_uri, "plan.json"))
-    assert description["run"]["sample_length"] == 32
-    assert description["positions"]["largest_position"] <= 255
+    assert description == staged
+    samples = [(b.positions, b.cu_seqlens) for b in Source(feed_spec(recipe)).micro_batches(range(12))]
+    coverage = measure_coverage(samples, 256)
+    run, found = description["run"], description["positions"]
+    for name in ("largest_position", "mean_last_position", "mean_token_distance", "share_of_distances_seen"):
+        assert found[name] == getattr(coverage, name)
+    lengths = np.concatenate([np.diff(cu_seqlens) for _, cu_seqlens in samples])
+    assert lengths.sum() == run["tokens"] == 12 * run["sample_length"] == 12 * 32
+    assert run["mean_attended_length"] == pytest.approx((lengths**2).sum() / lengths.sum())
+    assert (run["plan_length"], run["tokens_read"]) == (96, 12 * 96)
+    if positions.get("text_offset") == "same":
+        assert 32 < found["largest_position"] < 96, "where the text itself is"
 
 
 def test_scores_of_another_corpus_stop_before_anything_is_written(
@@ -114,7 +139,7 @@ def test_scores_are_made_absolute_with_the_other_paths(make: MakeRecipe) -> None
     given = make(data={"selection": selection("here"), "loss_weighting": {"scores": "s3://there/scores"}})
     data = located(given).data
     assert data.selection is not None
-    assert data.loss_weighting is not None
+    assert isinstance(data.loss_weighting, LongCE)
     assert data.selection.scores == str(Path("here").absolute())
     assert data.loss_weighting.scores == "s3://there/scores"
 

@@ -320,6 +320,24 @@ def test_the_scale_of_e2llm_is_counted_from_one_window(make: MakeRecipe) -> None
     assert config.rope_parameters == {"rope_type": "linear", "rope_theta": 500.0, "factor": 8.0}
 
 
+def test_a_scale_that_the_evaluation_could_not_choose_is_refused_before_anything_is_spent(
+    make: MakeRecipe, folder: Path, tmp_path: Path
+) -> None:
+    asked = {"lengths": [128], "text_source": "held"}
+    with pytest.raises(ConfigError, match=r"evaluate\.scale_window: the checkpoint's RoPE will be 'yarn'"):
+        check_recipe(make(rope={"type": "yarn"}, evaluate={**asked, "scale_window": 64}))
+    linear = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
+    model = {"path": str(tiny_model_directory(tmp_path / "linear", vocab_size=320, rope_parameters=linear))}
+    e2llm: dict[str, Any] = {"rope": {"type": "e2llm"}, "positions": {"type": "e2llm", "window": 64}, "model": model}
+    with pytest.raises(
+        ConfigError, match=r"already 'linear' by 2, .*, not from positions\.window 64; give the window of"
+    ):
+        check_recipe(make(**e2llm, evaluate=asked))
+    for window in (32, 0):
+        check_recipe(make(**e2llm, evaluate={**asked, "scale_window": window}))
+    check_recipe(make(**e2llm))
+
+
 def test_mixed_windows_that_no_config_could_say_are_refused_before_anything_is_spent(make: MakeRecipe) -> None:
     sections = {"rope": {"type": "yarn", "mixed_window": True}, "positions": {"type": "contiguous"}}
     with pytest.raises(ConfigError, match=r"set rope\.attention_factor: 1$"):

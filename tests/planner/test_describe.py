@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from longspan.config.recipe import Recipe
-from longspan.planner.data import all_lengths, documents_in_samples, source_figures
+from longspan.planner.data import all_lengths, documents_in_samples, source_figures, tokens_in_samples
 from longspan.planner.describe import describe_plan
 from longspan.planner.render import render
 from longspan.planner.settings import plan_settings
 from longspan.positions import LongRecipe, sample_positions
-from longspan.rope import RopeSettings
+from longspan.rope import RopeSettings, first_negative_distance, theta_lower_bound
 from longspan.sampling.plan import PlanPart, plan_parts
 from longspan.sampling.statistics import figures, open_statistics
 from longspan.sampling.table import CorpusTable
@@ -39,7 +39,8 @@ DOCUMENTS = {name: histogram(LENGTH[number == SOURCE_ID]) for number, name in en
 
 def make(train: dict[str, Any] | None = None, **data: Any) -> tuple[Recipe, list[PlanPart]]:
     data = {"mix": [{"weights": {"text": 3.0, "code": 1.0}}], "packing": "sequential", **data}
-    recipe = tiny_recipe("nowhere", data=data, train={"steps": 100, **(train or {})})
+    positions = {"type": "contiguous" if "interleave" in data else "longrecipe"}
+    recipe = tiny_recipe("nowhere", data=data, positions=positions, train={"steps": 100, **(train or {})})
     return recipe, list(plan_parts(TABLE, plan_settings(recipe, NAMES), part_samples=37))
 
 
@@ -55,7 +56,8 @@ def describe(rope: RopeSettings = ROPE, train: dict[str, Any] | None = None, **d
         rng = np.random.default_rng(number)
         starts = np.arange(0, cu_seqlens[-1], 8)
         samples.append((sample_positions(LongRecipe(), cu_seqlens, starts, 256, rng), cu_seqlens))
-    return describe_plan(recipe, statistics, shapes, DOCUMENTS, CONFIG, rope, samples)
+    sizes = sum((tokens_in_samples(part, recipe.data.plan_length) for part in parts), np.zeros(1, np.int64))
+    return describe_plan(recipe, statistics, shapes, sizes, DOCUMENTS, CONFIG, rope, samples)
 
 
 def samples_of(parts: list[PlanPart]) -> list[NDArray[np.int32]]:
@@ -187,6 +189,21 @@ def test_what_deserves_a_second_look_is_said() -> None:
     assert describe(RopeSettings("default", 1e9), train={"steps": 20})["warnings"] == []
 
 
+def test_interleaving_is_shown_and_needs_documents_to_mix() -> None:
+    short = describe(RopeSettings("default", 1e9), train={"steps": 20}, interleave={"method": "utk"})
+    assert short["run"]["documents_per_sample"] < 2
+    assert [text.split(" holds")[0] for text in short["warnings"]] == ["interleave: a sample"]
+    assert "data.sample_length" in short["warnings"][0]
+    changes: dict[str, Any] = {"sample_length": 256, "train": {"steps": 2}, "interleave": {}, "document_mask": False}
+    long = describe(RopeSettings("default", 1e9), **changes)
+    assert long["warnings"] == []
+    assert long["run"]["mean_attended_length"] == 256
+    shown = io.StringIO()
+    for table in render(long):
+        Console(file=shown, width=160).print(table)
+    assert "contiguous, chunks interleaved (cip), over" in shown.getvalue()
+
+
 def test_limits_stand_beside_the_epochs() -> None:
     sources = describe(repetition={"max_epochs": 50, "by_source": {"code": 60.0}})["sources"]
     assert (sources["text"]["max_epochs"], sources["code"]["max_epochs"]) == (50, 60)
@@ -199,6 +216,37 @@ def test_limits_stand_beside_the_epochs() -> None:
 def test_ratio_is_unknown_where_a_source_has_one_kind_of_document() -> None:
     assert describe(upsample={"threshold": 1, "ratio": 2.0})["sources"]["text"]["upsample_achieved"] is None
     assert describe(upsample={"threshold": 999, "ratio": 2.0})["sources"]["text"]["upsample_achieved"] is None
+
+
+@pytest.mark.parametrize("packing", ["best_fit", "sequential"])
+def test_what_is_trained_is_told_from_what_is_read(packing: str) -> None:
+    """Samples of 150 tokens are read, 32 of each are trained; FLOPs are those of the trained ones."""
+    selection = {"mode": "uniform", "from_length": 150}
+    changes: dict[str, Any] = {"packing": packing, "selection": selection, "repetition": {"max_epochs": 100}}
+    _, parts = make(**changes)
+    sizes = np.array([int(lengths.sum()) for lengths in samples_of(parts)])
+    description = describe(RopeSettings("default", 1e9), **changes)
+    run = description["run"]
+    assert (run["selection"], run["sample_length"], run["plan_length"]) == ("uniform", 32, 150)
+    assert run["tokens"] == np.minimum(sizes, 32).sum()
+    assert run["tokens_read"] == sizes.sum()
+    assert run["share_kept"] == run["tokens"] / run["tokens_read"]
+    assert run["padding_share"] == pytest.approx(1 - run["tokens"] / (400 * 32))
+    assert description["packing"]["padding_share"] == pytest.approx(1 - sizes.sum() / (400 * 150))
+    compute, plain = description["compute"], describe(RopeSettings("default", 1e9))
+    assert compute == plain["compute"]
+    assert plain["run"]["share_kept"] == 1
+    assert plain["run"]["tokens"] == plain["run"]["tokens_read"] == 400 * 32
+    assert sum(source["tokens_drawn"] for source in description["sources"].values()) == sizes.sum()
+    shown = io.StringIO()
+    Console(file=shown, width=160).print(next(iter(render(description))))
+    lines = {line.split("│")[1].strip(): line for line in shown.getvalue().splitlines() if line.startswith("│")}
+    assert "400 of 32 tokens" in lines["samples"]
+    assert "150 tokens each (uniform)" in lines["selected from"]
+    assert f"{sizes.sum():,} (" in lines["tokens read"]
+    assert f"{run['share_kept']:.1%} are trained" in lines["tokens read"]
+    assert f"{run['tokens']:,} (full" in lines["tokens trained"]
+    assert {"packing trained", "documents a sample read"} <= set(lines)
 
 
 def test_attention_stays_in_a_document_if_masked() -> None:
@@ -223,6 +271,11 @@ def test_the_base_is_compared_with_its_bound_where_there_is_one() -> None:
     assert small["theta"] < small["theta_lower_bound"] == large["theta_lower_bound"] < large["theta"]
     assert 0 < small["first_negative_distance"] < 256
     assert large["first_negative_distance"] is None
+    # Heads of 8 dimensions, of which half are rotated.
+    partial = describe(RopeSettings("default", 30.0, partial_rotary_factor=0.5))["rope"]
+    assert partial["theta_lower_bound"] == theta_lower_bound(256, 4) != large["theta_lower_bound"]
+    assert partial["first_negative_distance"] == first_negative_distance(30.0, 256, 4)
+    assert partial["first_negative_distance"] != first_negative_distance(30.0, 256, 8)
     scaled = describe(RopeSettings("linear", 500.0, factor=4.0))["rope"]
     assert (scaled["factor"], scaled["theta_lower_bound"], scaled["is_theta_large_enough"]) == (4.0, None, None)
 

@@ -95,29 +95,29 @@ def combine(
 
 def pool_shards(job: Job, units: Sequence[Unit]) -> tuple[ShardInfo, ...]:
     """The shards that NEEDLE_TEXT_TOKENS tokens of a finished text source lie in. Raises as `text_shards`."""
-    return text_shards(job, units, NEEDLE_TEXT_TOKENS)
+    return tuple(shard.info for shard in text_shards(job, units, NEEDLE_TEXT_TOKENS))
 
 
-def text_shards(job: Job, units: Sequence[Unit], num_tokens: int | None = None) -> tuple[ShardInfo, ...]:
+def text_shards(job: Job, units: Sequence[Unit], num_tokens: int | None = None) -> list[WrittenShard]:
     """The shards of a finished text source in order: all, or the first that hold `num_tokens` tokens of text.
 
     Raises:
         DataError: the source has no usable document; a record is damaged.
     """
-    shards: list[ShardInfo] = []
+    shards: list[WrittenShard] = []
     room = math.inf if num_tokens is None else num_tokens
     skipped = 0
     for record in _records(job, units):
         skipped += record.skipped
         for shard in record.shards:
             if room > 0:
-                shards.append(shard.info)
+                shards.append(shard)
                 room -= shard.info.tokens - 2 * shard.info.documents  # bos and eos are no text
         if room <= 0:
             break
     if not shards:
         raise _no_documents(job, units[0].source, skipped)
-    return tuple(shards)
+    return shards
 
 
 def token_counts_bytes(counts: dict[str, NDArray[np.int64]]) -> bytes:

@@ -4,7 +4,7 @@
 the source's name and the document's number, so it is the same in whichever unit it lies.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -25,19 +25,13 @@ from longspan.config.corpus import (
 from longspan.corpus.chat import ChatFormat, chat_document
 from longspan.corpus.manifest import ShardInfo, TokenizerInfo, read_verified
 from longspan.corpus.sources import read_records, read_texts
-from longspan.corpus.synthesis.interleave import (
-    Pieces,
-    fill_windows,
-    interleave,
-    shuffle_chunks,
-    splices,
-    token_indices,
-)
+from longspan.corpus.synthesis.interleave import fill_windows
 from longspan.corpus.synthesis.needle_tasks import task_document
 from longspan.corpus.synthesis.needles import NeedleVocabulary
 from longspan.corpus.synthesis.synl import SynlSettings, answer_weights, check_room, synl_document
 from longspan.corpus.tokenizer import encode, encode_with_offsets, open_stored
 from longspan.corpus.units import Unit
+from longspan.corpus.windows import open_knots, text_of_windows, window_document, window_rng
 from longspan.corpus.writer import Document
 from longspan.errors import ConfigError, DataError
 
@@ -94,6 +88,22 @@ def chat_format(source: ChatSource) -> ChatFormat:
 def num_bos(job: Job) -> int:
     """How many tokens of each text document are the bos before its own."""
     return int(_frame(job.corpus, _tokenizer(job))[0].size)
+
+
+def windows_of(job: Job, source: InterleavedSource, lengths: Sequence[NDArray[np.integer]]) -> NDArray[np.int64]:
+    """Tokens of text in each window of an interleaved source: int64 [num_windows].
+
+    Args:
+        lengths: int [num_documents] of each shard of its text, tokens of each document.
+    """
+    tokenizer, bos = _tokenizer(job), num_bos(job)
+    key = _key(job.corpus, _INTERLEAVED, source.name)
+    return text_of_windows(source, lengths, bos, open_knots(source, tokenizer, bos), key)
+
+
+def check_knots(corpus: Corpus, source: InterleavedSource, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raises ConfigError for marks or names that cannot be written, or that have no room in a window."""
+    open_knots(source, tokenizer, _frame(corpus, tokenizer)[0].size)
 
 
 def check_synl(corpus: Corpus, source: SynlSource, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -178,38 +188,21 @@ def _synl_documents(job: Job, source: SynlSource, numbers: tuple[int, int]) -> I
 
 
 def _interleaved_documents(job: Job, source: InterleavedSource, unit: Unit) -> Iterator[Document]:
-    """The unit's windows: bos once, then chunks of documents, each of which keeps the eos at its own end.
-
-    The weight is 1, and 0 for the first token and for every one that its document does not have behind the one before.
-    """
-    before, _ = _frame(job.corpus, _tokenizer(job))
-    size = source.window - before.size
-    first, last = unit.documents
-    text, length, is_cut = _unit_text(job.corpus.output, unit, before.size, (last - first) * size)
-    window, pieces = fill_windows(length, size)
-    ends = np.cumsum(length)
-    offset = (ends - length)[pieces.document] + pieces.start
-    # A window may begin inside a document: nothing before it there tells of its first token.
-    goes_on = pieces.start > 0
+    tokenizer = _tokenizer(job)
+    before, _ = _frame(job.corpus, tokenizer)
+    knots = open_knots(source, tokenizer, before.size)
+    sizes = np.array(unit.windows, np.int64)
+    text, length, is_cut = _unit_text(job.corpus.output, unit, before.size, int(sizes.sum()))
+    window, pieces = fill_windows(length, sizes)
+    offset = (np.cumsum(length) - length)[pieces.document] + pieces.start
+    documents = np.split(text, offset[1:])
+    goes_on = (pieces.start > 0).tolist()
     goes_on[0] |= is_cut
-    bounds = np.searchsorted(window, np.arange(last - first + 1))
-    for number, begin, end in zip(range(first, last), bounds[:-1], bounds[1:], strict=True):
-        rng = np.random.default_rng([*_key(job.corpus, _INTERLEAVED, source.name), number])
-        order = _mixed(rng, source, pieces.length[begin:end])
-        tokens = text[token_indices(order, offset[begin:end])]
-        weight = np.ones(tokens.size, np.float32)
-        weight[splices(order)] = 0
-        if order.start[0] > 0 or goes_on[begin + order.document[0]]:
-            weight[0] = 0
-        weight = np.concatenate([np.zeros(before.size, np.float32), weight])
-        weight[0] = 0
-        yield Document(np.concatenate([before, tokens]).astype(np.uint32, copy=False), weight)
-
-
-def _mixed(rng: np.random.Generator, source: InterleavedSource, length: NDArray[np.int64]) -> Pieces:
-    if source.method == "utk":
-        return shuffle_chunks(rng, length, chunks=source.chunks or (1, 3), cut=source.cut)
-    return interleave(rng, length, chunks=source.chunks or 2, cut=source.cut)
+    bounds = np.searchsorted(window, np.arange(sizes.size + 1)).tolist()
+    key = _key(job.corpus, _INTERLEAVED, source.name)
+    for number, begin, end in zip(range(*unit.documents), bounds[:-1], bounds[1:], strict=True):
+        rng = window_rng(key, number)
+        yield window_document(source, rng, documents[begin:end], goes_on[begin:end], before, knots)
 
 
 def _unit_text(

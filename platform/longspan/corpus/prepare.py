@@ -15,7 +15,7 @@ from longspan import storage
 from longspan.config.corpus import ChatSource, Corpus, InterleavedSource, NeedleSource, SynlSource, TextualSource
 from longspan.corpus.chat import chat_template
 from longspan.corpus.combine import SHARDS_FOLDER, combine, pool_shards, text_shards
-from longspan.corpus.documents import Job, chat_format, check_synl, num_bos
+from longspan.corpus.documents import Job, chat_format, check_knots, check_synl, num_bos, windows_of
 from longspan.corpus.manifest import MANIFEST_FILE, Manifest, ShardInfo, TokenizerInfo, load_manifest
 from longspan.corpus.records import UNITS_FOLDER
 from longspan.corpus.sources import read_texts
@@ -80,8 +80,8 @@ def prepare(
 
     Raises:
         ConfigError: a path without files, a tokenizer that cannot be had or is not fit for a source (no needle tokens,
-            no chat template, a slow one for SynL), SynL lengths without room for their questions, or an output
-            directory that holds something else.
+            no chat template, a slow one for SynL, no token of a mark), SynL lengths without room for their questions,
+            windows without room for their marks, or an output directory that holds something else.
         DataError: a text or conversation that cannot be read, a source without a usable document, or too little text
             for what is made of it.
         StorageError: a file could not be read or written.
@@ -120,12 +120,12 @@ def _with_text(job: Job, units: dict[str, list[Unit]], say: Progress) -> tuple[J
         if isinstance(source, NeedleSource) and source.text_source not in pools:
             pools[source.text_source] = pool_shards(job, units[source.text_source])
         elif isinstance(source, InterleavedSource):
-            shards, bos = text_shards(job, units[source.text_source]), num_bos(job)
-            own = found[source.name] = window_units(source, shards, bos, job.corpus.unit_bytes)
-            tokens = sum(shard.tokens - bos * shard.documents for shard in shards)
-            count = own[-1].documents[1]
-            left = tokens - count * (source.window - bos)
-            say(f"{source.name}: {count:,} windows; the last {left:,} tokens of {source.text_source} fill none")
+            text, bos = text_shards(job, units[source.text_source]), num_bos(job)
+            windows = windows_of(job, source, [shard.length for shard in text])
+            shards = [shard.info for shard in text]
+            found[source.name] = window_units(source, shards, bos, windows, job.corpus.unit_bytes)
+            left = sum(shard.tokens - bos * shard.documents for shard in shards) - int(windows.sum())
+            say(f"{source.name}: {windows.size:,} windows; the last {left:,} tokens of {source.text_source} fill none")
     return replace(job, pools=pools), found
 
 
@@ -219,6 +219,8 @@ def _check_sources(corpus: Corpus, tokenizer: "PreTrainedTokenizerBase") -> None
         try:
             if isinstance(source, SynlSource):
                 check_synl(corpus, source, tokenizer)
+            elif isinstance(source, InterleavedSource):
+                check_knots(corpus, source, tokenizer)
             elif isinstance(source, ChatSource):
                 chat_template(tokenizer, chat_format(source))
         except ConfigError as error:

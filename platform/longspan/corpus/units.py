@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from longspan.config.corpus import (
     ChatSource,
@@ -62,6 +63,7 @@ class Unit:
         num_bytes: size of the input, or of the tokens of synthetic documents.
         text: shards that hold the text of interleaved documents, in order; none of others.
         text_begin: tokens of text (each document's bos aside) in the first of them that belong to earlier units.
+        windows: tokens of text in each interleaved document; none of others.
     """
 
     source: str
@@ -71,6 +73,7 @@ class Unit:
     num_bytes: int
     text: tuple[ShardInfo, ...] = ()
     text_begin: int = 0
+    windows: tuple[int, ...] = ()
 
 
 def list_units(corpus: Corpus) -> dict[str, list[Unit]]:
@@ -119,32 +122,39 @@ def _made_units(source: str, documents: int, length: int, unit_bytes: int) -> li
     ]
 
 
-def window_units(source: InterleavedSource, shards: Sequence[ShardInfo], num_bos: int, unit_bytes: int) -> list[Unit]:
+def window_units(
+    source: InterleavedSource,
+    shards: Sequence[ShardInfo],
+    num_bos: int,
+    windows: NDArray[np.int64],
+    unit_bytes: int,
+) -> list[Unit]:
     """Units of the windows that an interleaved source's text fills, each with the shards that it lies in.
 
     Args:
         shards: all of the text source, in order.
         num_bos: tokens at the begin of every document that belong to no text; a window has them once.
+        windows: int64 [num_windows], tokens of text in each (`windows.text_of_windows`).
 
     Raises:
         DataError: the text does not fill one window.
     """
-    size = source.window - num_bos
     text = np.array([shard.tokens - num_bos * shard.documents for shard in shards], np.int64)
     ends = np.cumsum(text)
-    count = int(ends[-1]) // size
-    if not count:
+    if not windows.size:
         raise DataError(
             f"source {source.name}: text of {source.text_source}: {int(ends[-1])} tokens do not fill a window of"
             f" {source.window}; give it more text, or a smaller window"
         )
+    bounds = np.concatenate([[0], np.cumsum(windows)])
     units = []
-    for unit in _made_units(source.name, count, source.window, unit_bytes):
-        begin, end = (number * size for number in unit.documents)
+    for unit in _made_units(source.name, windows.size, source.window, unit_bytes):
+        begin, end = (int(bounds[number]) for number in unit.documents)
         first = int(np.searchsorted(ends, begin, side="right"))
         last = int(np.searchsorted(ends, end, side="left"))
         skip = begin - int(ends[first] - text[first])
-        units.append(replace(unit, text=tuple(shards[first : last + 1]), text_begin=skip))
+        own = tuple(windows[slice(*unit.documents)].tolist())
+        units.append(replace(unit, text=tuple(shards[first : last + 1]), text_begin=skip, windows=own))
     return units
 
 

@@ -11,6 +11,7 @@ from longspan.checkpoint.commit import newest_commit
 from longspan.config.data import Data
 from longspan.config.load import fingerprint, parse, to_yaml
 from longspan.config.recipe import Recipe
+from longspan.config.weighting import LongCE
 from longspan.corpus.changed import check_corpus, expect_manifest, store_planned_manifest
 from longspan.corpus.index import corpus_table
 from longspan.corpus.manifest import MANIFEST_FILE, Manifest, load_manifest
@@ -22,9 +23,9 @@ from longspan.launch.survey import describe_survey, open_survey, watched, write_
 from longspan.launch.vocabulary import check_tokenizer
 from longspan.model.load import extend_config, head_dim, read_config
 from longspan.planner.settings import plan_settings
-from longspan.rope import RopeSettings, theta_warning
+from longspan.rope import RopeSettings, from_hf, rotary_dim, theta_warning
 from longspan.sampling.plan import plan_parts
-from longspan.topology import check_attention_heads
+from longspan.topology import check_attention_heads, check_head_halves
 
 _logger = logging.getLogger(__name__)
 RECIPE_FILE = "recipe.yaml"
@@ -48,7 +49,7 @@ def _located_data(data: Data) -> Data:
     selection, weighting = data.selection, data.loss_weighting
     if selection is not None and selection.scores is not None:
         selection = selection.model_copy(update={"scores": storage.absolute(selection.scores)})
-    if weighting is not None:
+    if isinstance(weighting, LongCE):
         weighting = weighting.model_copy(update={"scores": storage.absolute(weighting.scores)})
     changes = {"manifest": storage.absolute(data.manifest), "selection": selection, "loss_weighting": weighting}
     return data.model_copy(update=changes)
@@ -63,9 +64,14 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
             of the corpus; names it.
     """
     config = read_config(recipe.model)
-    check_attention_heads(config.num_attention_heads, config.num_key_value_heads, recipe.parallel.sequence_parallel)
+    heads = (config.num_attention_heads, config.num_key_value_heads, recipe.parallel.sequence_parallel)
+    check_attention_heads(*heads)
+    if recipe.model.attention_pattern:
+        check_head_halves(*heads)
     _check_scale(recipe, config.max_position_embeddings)
+    own = from_hf(config.to_dict())
     settings = extend_config(config, recipe.rope, recipe.data.target_length)
+    _check_evaluated_scale(recipe, own, settings)
     if not storage.exists(storage.join(recipe.data.manifest, MANIFEST_FILE)):
         raise ConfigError(
             f"data.manifest: no finished corpus at '{recipe.data.manifest}'; give the directory that `longspan prepare`"
@@ -93,8 +99,7 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
 def _warn_of_base(settings: RopeSettings, recipe: Recipe, dimensions: int) -> None:
     if settings.rope_type != "default":
         return
-    rotary_dim = int(dimensions * settings.partial_rotary_factor)
-    warning = theta_warning(settings.rope_theta, recipe.data.target_length, rotary_dim)
+    warning = theta_warning(settings.rope_theta, recipe.data.target_length, rotary_dim(settings, dimensions))
     if warning is not None:
         _logger.warning("%s", warning)
 
@@ -107,6 +112,23 @@ def _check_scale(recipe: Recipe, max_position_embeddings: int) -> None:
             f"positions.window: {recipe.positions.window}, but the exported scale would be counted from the model's"
             f" window of {window}; give that one, or rope.original_max_position_embeddings:"
             f" {recipe.positions.window}"
+        )
+
+
+def _check_evaluated_scale(recipe: Recipe, own: RopeSettings, exported: RopeSettings) -> None:
+    """A checkpoint that the evaluation could ask at no scale of E2-LLM is refused before it is trained."""
+    if not recipe.evaluate.lengths or recipe.scale_window is None:
+        return
+    if exported.rope_type not in ("default", "linear"):
+        raise ConfigError(
+            f"evaluate.scale_window: the checkpoint's RoPE will be '{exported.rope_type}', which has no scale to"
+            " choose; set evaluate.scale_window: 0"
+        )
+    if recipe.evaluate.scale_window is None and (own.factor or 1) != 1:
+        raise ConfigError(
+            f"evaluate.scale_window: the model is already 'linear' by {own.factor:g}, and the scale of an evaluation"
+            f" counts from its plain RoPE, not from positions.window {recipe.positions.window}; give the window of"
+            " that, or 0 to ask at the checkpoint's own RoPE"
         )
 
 

@@ -19,11 +19,13 @@ from longspan.config.load import fingerprint
 from longspan.config.recipe import Recipe
 from longspan.corpus.manifest import Manifest
 from longspan.corpus.reader import TokenReader
+from longspan.feed.attention_window import limit_attention
 from longspan.feed.batch import BatchSettings, Sample, make_micro_batch, spans_of
+from longspan.feed.interleave import interleave_samples
 from longspan.feed.scores import apply_scores, open_scores, score_use
 from longspan.feed.segments import segment_ends
 from longspan.feed.source import position_method
-from longspan.planner.data import documents_in_samples
+from longspan.planner.data import documents_in_samples, tokens_in_samples
 from longspan.planner.describe import describe_plan
 from longspan.positions import coverage_unit
 from longspan.rope import from_hf
@@ -45,12 +47,14 @@ class Survey:
     Attributes:
         statistics: counts over all parts.
         documents_per_sample: int64 [LENGTH_BUCKETS], samples by the power of two at or below their documents.
+        tokens_per_sample: int64 [sample_length + 1], samples by their tokens.
         wanted: int64 [<= SAMPLES_MEASURED], samples spread evenly over the run.
         picked: those of them that have passed.
     """
 
     statistics: PlanStatistics
     documents_per_sample: NDArray[np.int64]
+    tokens_per_sample: NDArray[np.int64]
     wanted: NDArray[np.int64]
     picked: list[Sample] = field(default_factory=list)
 
@@ -61,6 +65,7 @@ def open_survey(table: CorpusTable, settings: PlanSettings) -> Survey:
     return Survey(
         statistics=open_statistics(table, settings),
         documents_per_sample=np.zeros(LENGTH_BUCKETS, np.int64),
+        tokens_per_sample=np.zeros(settings.sample_length + 1, np.int64),
         wanted=np.unique(np.linspace(0, settings.num_samples - 1, count).astype(np.int64)),
     )
 
@@ -71,6 +76,7 @@ def watched(parts: Iterable[PlanPart], survey: Survey) -> Iterator[PlanPart]:
     for part in parts:
         survey.statistics.add(part)
         survey.documents_per_sample += documents_in_samples(part)
+        survey.tokens_per_sample += tokens_in_samples(part, survey.statistics.settings.sample_length)
         end = part.first_sample + part.num_samples
         for index in survey.wanted[slice(*np.searchsorted(survey.wanted, [part.first_sample, end]))].tolist():
             spans = slice(*part.span_offsets[index - part.first_sample : index - part.first_sample + 2])
@@ -115,6 +121,7 @@ def describe_survey(recipe: Recipe, config: Any, manifest: Manifest, survey: Sur
         recipe,
         survey.statistics,
         survey.documents_per_sample,
+        survey.tokens_per_sample,
         {name: source.length_histogram for name, source in manifest.sources.items()},
         fields,
         from_hf(fields),
@@ -146,7 +153,13 @@ def _positions(recipe: Recipe, manifest: Manifest, picked: list[Sample]) -> Iter
     scores = open_scores(score_use(recipe), manifest, recipe.seed)
     for sample in picked:
         chosen, tokens = apply_scores(scores, [sample], reader.gather(*spans_of([sample])))
+        if recipe.data.interleave:
+            chosen, tokens = interleave_samples(
+                chosen, tokens, recipe.data.interleave, document_mask=recipe.data.document_mask, seed=recipe.seed
+            )
         batch = make_micro_batch(chosen, tokens, settings)
+        if recipe.data.attention_window:
+            batch = limit_attention(batch, chosen, recipe.data.attention_window, recipe.train.global_batch_size)
         size = int(chosen[0].lengths.sum())
         positions = batch.positions[:size] * np.float32(coverage_unit(method, recipe.data.target_length))
         yield positions, batch.cu_seqlens[batch.cu_seqlens <= size]

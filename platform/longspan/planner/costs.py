@@ -128,7 +128,7 @@ def _module_parameters(sizes: ModelSizes) -> dict[str, int]:
     )
 
 
-def flops_per_token(sizes: ModelSizes, sample_length: int, lora: Lora | None = None) -> float:
+def flops_per_token(sizes: ModelSizes, sample_length: float, lora: Lora | None = None) -> float:
     """Useful FLOPs to train on one token of a sample of `sample_length` tokens: 6 N + 6 L d S.
 
     N is the number of parameters (2 N forward, 4 N backward; the usual count, which takes the embedding for a matmul).

@@ -22,6 +22,12 @@ def documents_in_samples(part: PlanPart) -> NDArray[np.int64]:
     return np.bincount(length_bucket(np.diff(part.span_offsets)), minlength=LENGTH_BUCKETS).astype(np.int64)
 
 
+def tokens_in_samples(part: PlanPart, sample_length: int) -> NDArray[np.int64]:
+    """int64 [sample_length + 1], samples of the part by their tokens."""
+    tokens = np.add.reduceat(part.length.astype(np.int64), part.span_offsets[:-1])
+    return np.bincount(tokens, minlength=sample_length + 1).astype(np.int64)
+
+
 def source_figures(figures: Mapping[str, Any], settings: PlanSettings, documents: LengthHistograms) -> dict[str, Any]:
     """By name of every source that the mix or the plan uses: counts, shares, epochs, upsampling, lengths."""
     result = {}

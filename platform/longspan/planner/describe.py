@@ -4,7 +4,7 @@ Takes the counts of the finished sample plan and some samples' positions; `rende
 it, and it is JSON (RUN/plan.json) for whoever wants it as data.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from longspan.config.recipe import Recipe
 from longspan.planner.alerts import warnings_of
+from longspan.planner.attention_window import attention_group, attention_length, widening
 from longspan.planner.costs import (
     count_parameters,
     count_trained,
@@ -24,16 +25,19 @@ from longspan.planner.costs import (
 from longspan.planner.data import LengthHistograms, all_lengths, mix_over_training, packing_figures, source_figures
 from longspan.positions import distance_histogram, measure_coverage
 from longspan.positions.methods import IntArray, PositionArray
-from longspan.rope import RopeSettings, first_negative_distance, theta_lower_bound
+from longspan.rope import RopeSettings, first_negative_distance, rotary_dim, theta_lower_bound
 from longspan.sampling.statistics import PlanStatistics, figures
 
 _DISTANCE_BINS = 64
+
+Samples = Sequence[tuple[PositionArray, IntArray]]
 
 
 def describe_plan(
     recipe: Recipe,
     statistics: PlanStatistics,
     documents_per_sample: NDArray[np.int64],
+    tokens_per_sample: NDArray[np.int64],
     documents: LengthHistograms,
     config: Mapping[str, Any],
     rope: RopeSettings,
@@ -44,27 +48,30 @@ def describe_plan(
     Args:
         statistics: of the whole plan (`sampling.statistics`).
         documents_per_sample: int64 [LENGTH_BUCKETS], sum of `data.documents_in_samples` over the plan's parts.
+        tokens_per_sample: int64 [plan's sample length + 1], sum of `data.tokens_in_samples` over them.
         documents: `length_histogram` of the manifest's sources, by name.
         config: fields of the model's config.json.
         rope: the run's rotary settings.
-        samples: (positions float32 [sample_length], cu_seqlens) of some samples, as training will see them.
+        samples: (positions float32 [tokens], cu_seqlens) of some samples, as training will see them.
 
     Returns:
         JSON values under "run", "sources" (by name), "lengths" (list, by power-of-two bucket of document length), "mix"
         (list of bins of steps), "packing", "shuffle", "positions", "rope", "compute", "memory" (bytes, by part) and
-        "warnings" (texts). Shares are fractions of 1.
+        "warnings" (texts). Shares are fractions of 1. Where the recipe selects a part of each sample, "run" tells what
+        is trained from what the plan reads; "sources", "lengths" and "packing" are about what is read.
     """
     sizes = model_sizes(config)
     counted, settings = figures(statistics), statistics.settings
+    measured = list(samples)
     sources = source_figures(counted, settings, documents)
     description = {
-        "run": _run(recipe, counted),
+        "run": _run(recipe, counted, tokens_per_sample, measured),
         "sources": sources,
         "lengths": all_lengths(sources),
         "mix": mix_over_training(counted, settings, list(sources)),
         "packing": packing_figures(counted, settings, documents_per_sample),
         "shuffle": {"is_on": settings.shuffle, "shuffle_tokens": settings.shuffle_tokens, **counted["shuffle"]},
-        "positions": _positions(recipe, samples),
+        "positions": _positions(recipe, measured),
         "rope": _rope(rope, recipe.data.target_length, sizes.head_dim),
         "compute": _compute(recipe, config),
         "memory": _memory(recipe, config),
@@ -72,33 +79,52 @@ def describe_plan(
     return {**description, "warnings": warnings_of(description)}
 
 
-def _run(recipe: Recipe, counted: Mapping[str, Any]) -> dict[str, Any]:
-    is_masked = recipe.data.document_mask
+def _run(
+    recipe: Recipe, counted: Mapping[str, Any], tokens_per_sample: NDArray[np.int64], samples: Samples
+) -> dict[str, Any]:
+    data, window = recipe.data, widening(recipe)
+    # A selection keeps exactly so many of a sample, or all that it has.
+    kept = np.minimum(np.arange(tokens_per_sample.size), data.sample_length)
+    tokens, num_samples = int(kept @ tokens_per_sample), max(counted["samples"], 1)
+    room = num_samples * data.sample_length
+    # The stretch of text that a token finds itself in, on average: attention does not leave it.
+    attended = counted["mean_attended_length"] if data.document_mask else tokens / num_samples
+    if data.document_mask and data.selection:
+        attended = _attended_length(samples)
     return {
         "name": recipe.name,
         "samples": counted["samples"],
         "steps": recipe.train.steps,
         "global_batch_size": recipe.train.global_batch_size,
-        "sample_length": recipe.data.sample_length,
-        "target_length": recipe.data.target_length,
-        "tokens": counted["tokens"],
-        "padding_share": counted["padding_share"],
+        "sample_length": data.sample_length,
+        "plan_length": data.plan_length,
+        "target_length": data.target_length,
+        "selection": data.selection.mode if data.selection else None,
+        "tokens": tokens,
+        "tokens_read": counted["tokens"],
+        "share_kept": tokens / max(counted["tokens"], 1),
+        "padding_share": (room - tokens) / room,
         "documents_per_sample": counted["spans_per_sample"],
-        # The stretch of text that a token finds itself in, on average: attention does not leave it.
-        "mean_attended_length": counted["mean_attended_length"]
-        if is_masked
-        else counted["tokens"] / max(counted["samples"], 1),
+        "mean_attended_length": attended,
+        "attention_window": None if window is None else asdict(window),
+        "attention_group": attention_group(recipe) or None,
     }
 
 
-def _positions(recipe: Recipe, samples: Iterable[tuple[PositionArray, IntArray]]) -> dict[str, Any]:
-    kept = list(samples)
+def _attended_length(samples: Samples) -> float:
+    """Tokens of the document that a token stands in, mean over the tokens of the samples."""
+    lengths = np.concatenate([np.diff(cu_seqlens) for _, cu_seqlens in samples]).astype(np.float64)
+    return float((lengths**2).sum() / lengths.sum())
+
+
+def _positions(recipe: Recipe, samples: Samples) -> dict[str, Any]:
     target = recipe.data.target_length
-    coverage = measure_coverage(kept, target)
+    coverage = measure_coverage(samples, target)
     edges, shares = distance_histogram(coverage, min(_DISTANCE_BINS, target))
     return {
         "type": recipe.positions.type,
-        "samples_measured": len(kept),
+        "interleave": recipe.data.interleave.method if recipe.data.interleave else None,
+        "samples_measured": len(samples),
         "largest_position": coverage.largest_position,
         "share_of_window_reached": (coverage.largest_position + 1) / target,
         "mean_last_position": coverage.mean_last_position,
@@ -112,13 +138,13 @@ def _positions(recipe: Recipe, samples: Iterable[tuple[PositionArray, IntArray]]
 
 def _rope(rope: RopeSettings, target_length: int, head_dim: int) -> dict[str, Any]:
     # Both are about plain RoPE: scaled frequencies are no powers of a base. A single base below the bound can be good.
-    is_plain = rope.rope_type == "default"
-    negative = first_negative_distance(rope.rope_theta, target_length, head_dim) if is_plain else None
+    is_plain, rotated = rope.rope_type == "default", rotary_dim(rope, head_dim)
+    negative = first_negative_distance(rope.rope_theta, target_length, rotated) if is_plain else None
     return {
         "type": rope.rope_type,
         "theta": rope.rope_theta,
         "factor": rope.factor,
-        "theta_lower_bound": theta_lower_bound(target_length, head_dim) if is_plain else None,
+        "theta_lower_bound": theta_lower_bound(target_length, rotated) if is_plain else None,
         "first_negative_distance": negative,
         "is_theta_large_enough": negative is None if is_plain else None,
     }
@@ -128,7 +154,7 @@ def _compute(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, Any]:
     sizes = model_sizes(config)
     data, samples = recipe.data, recipe.num_samples
     per_token, full_per_token = (
-        flops_per_token(sizes, n, recipe.model.lora) for n in (data.sample_length, data.target_length)
+        flops_per_token(sizes, n, recipe.model.lora) for n in (attention_length(recipe), data.target_length)
     )
     total, full = samples * data.sample_length * per_token, samples * data.target_length * full_per_token
     return {

@@ -28,14 +28,17 @@ def render(description: Mapping[str, Any]) -> "list[Table | Text]":
 def _overview(description: Mapping[str, Any]) -> "Table":
     run, positions, rope, compute = (description[name] for name in ("run", "positions", "rope", "compute"))
     table = _table(f"Plan of {run['name']}", "", "value")
+    trained = " trained" if run["selection"] else ""
     rows = [
         ("samples", f"{run['samples']:,} of {run['sample_length']:,} tokens, {run['steps']:,} steps"),
-        ("tokens", f"{run['tokens']:,} (full length: {compute['full_length_tokens']:,})"),
-        ("packing", f"{description['packing']['type']}, {_share(run['padding_share'])} padding"),
-        ("documents a sample", f"{run['documents_per_sample']:.1f}"),
+        *_selection_rows(description),
+        (f"tokens{trained}", f"{run['tokens']:,} (full length: {compute['full_length_tokens']:,})"),
+        (f"packing{trained}", f"{description['packing']['type']}, {_share(run['padding_share'])} padding"),
+        (f"documents a sample{' read' if trained else ''}", f"{run['documents_per_sample']:.1f}"),
         ("text around a token", f"{run['mean_attended_length']:,.0f} tokens on average"),
+        *([("attention", _attention_text(run))] if run["attention_window"] or run["attention_group"] else []),
         ("shuffle", _shuffle_text(description["shuffle"])),
-        ("positions", f"{positions['type']}, over {positions['samples_measured']:,} samples:"),
+        ("positions", f"{_positions_text(positions)}, over {positions['samples_measured']:,} samples:"),
         ("  largest position", _reached(positions, run["target_length"])),
         ("  distances seen", f"{positions['share_of_distances_seen']:.1%} of those below {run['target_length']:,}"),
         ("  mean distance", f"{positions['mean_token_distance']:,.0f} tokens"),
@@ -49,6 +52,21 @@ def _overview(description: Mapping[str, Any]) -> "Table":
     for name, value in rows:
         table.add_row(name, value)
     return table
+
+
+def _selection_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the plan reads, where only a part of it is trained."""
+    run, packing = description["run"], description["packing"]
+    if not run["selection"]:
+        return []
+    return [
+        ("  selected from", f"{run['plan_length']:,} tokens each ({run['selection']})"),
+        (
+            "tokens read",
+            f"{run['tokens_read']:,} ({_share(packing['padding_share'])} padding beside), of which"
+            f" {run['share_kept']:.1%} are trained",
+        ),
+    ]
 
 
 def _sources(description: Mapping[str, Any]) -> "Table":
@@ -158,6 +176,21 @@ def _shuffle_text(shuffle: Mapping[str, Any]) -> str:
         f"{kind}; {shuffle['neighbours_in_same_chunk']:.1%} of neighbours come from one chunk of the corpus, the mean"
         f" distance is {shuffle['mean_neighbour_distance']:,.0f} of {shuffle['chunks']:,} chunks"
     )
+
+
+def _attention_text(run: Mapping[str, Any]) -> str:
+    window = run["attention_window"]
+    if window is None:
+        return f"in shifted groups of {run['attention_group']:,} tokens while training, whole afterwards"
+    reached = window["reached_at_step"]
+    ends = "not reached" if reached is None else f"reached at step {reached + 1:,} of {run['steps']:,}"
+    text = f"blocks of {window['first']:,} tokens in the first step, {window['last']:,} in the last"
+    return f"{text} ({window['end']:,} {ends}), {window['mean']:,.0f} on average"
+
+
+def _positions_text(positions: Mapping[str, Any]) -> str:
+    mixed = positions["interleave"]
+    return f"{positions['type']}, chunks interleaved ({mixed})" if mixed else str(positions["type"])
 
 
 def _reached(positions: Mapping[str, Any], target_length: int) -> str:

@@ -12,7 +12,7 @@ document, and no target across a splice (`splices`). The document mask is the re
 the paper; nothing here makes one. With a mask by chunk (borders at `splices`) nothing links the chunks of a document.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -60,15 +60,16 @@ class Marks:
     recall_close: tuple[int, ...] = ()
 
 
-def fill_windows(length: NDArray[np.integer], window: int) -> tuple[NDArray[np.int64], Pieces]:
-    """Lays documents end to end and cuts them into windows; what is left at the end makes a shorter, last window.
+def window_sizes(length: NDArray[np.integer], window: int, rooms: Iterator[int]) -> NDArray[np.int64]:
+    """How many tokens of the documents, laid end to end, go into each window: int64 [num_windows].
+
+    A window takes text until that and the room of its pieces come to `window`, so it never holds more. Text at the end
+    that does not use up a window is in none.
 
     Args:
         length: int [num_documents], tokens of each document, at least 1.
-        window: tokens of a window.
-
-    Returns:
-        int64 [num_pieces], rising, the window of each piece; and the pieces.
+        window: tokens of a window, marks included.
+        rooms: for each window in turn, tokens kept free for each of its pieces, all below `window`.
 
     Raises:
         ConfigError: `window` or a length is below 1.
@@ -77,11 +78,50 @@ def fill_windows(length: NDArray[np.integer], window: int) -> tuple[NDArray[np.i
         raise ConfigError(f"window: {window}; must be >= 1")
     length = _checked(length)
     ends = np.cumsum(length)
-    total = int(ends[-1]) if ends.size else 0
-    borders = np.union1d(ends, np.arange(window, total + 1, window))
+    costs: dict[int, NDArray[np.int64]] = {}
+    sizes: list[int] = []
+    begin, total = 0, int(ends[-1]) if ends.size else 0
+    while begin < total:
+        room = next(rooms)
+        if room not in costs:
+            costs[room] = ends + room * np.arange(1, ends.size + 1)
+        cost, first = costs[room], int(np.searchsorted(ends, begin, side="right"))
+        limit = begin + room * first + window
+        # Documents [first, last) fit whole; what is left may take the begin of the next.
+        last = int(np.searchsorted(cost, limit, side="right"))
+        left = limit - (int(cost[last - 1]) if last > first else begin + room * first)
+        end = int(ends[last - 1]) if last > first else begin
+        if last == ends.size:
+            if left > room:
+                break
+        else:
+            end += max(left - room, 0)
+        sizes.append(end - begin)
+        begin = end
+    return np.array(sizes, np.int64)
+
+
+def fill_windows(length: NDArray[np.integer], sizes: NDArray[np.integer]) -> tuple[NDArray[np.int64], Pieces]:
+    """Lays documents end to end and cuts them into windows; what is left at the end is in none.
+
+    Args:
+        length: int [num_documents], tokens of each document, at least 1.
+        sizes: int [num_windows], tokens of each window (`window_sizes`), at least 1.
+
+    Returns:
+        int64 [num_pieces], rising, the window of each piece; and the pieces.
+
+    Raises:
+        ConfigError: a length is below 1.
+    """
+    length = _checked(length)
+    ends, bounds = np.cumsum(length), np.cumsum(sizes, dtype=np.int64)
+    borders = np.union1d(ends, bounds)
+    borders = borders[borders <= (bounds[-1] if bounds.size else 0)]
     begins = np.concatenate([[0], borders[:-1]]).astype(np.int64)[: borders.size]
     document = np.searchsorted(ends, begins, side="right")
-    return begins // window, Pieces(document, begins - (ends - length)[document], borders - begins)
+    pieces = Pieces(document, begins - (ends - length)[document], borders - begins)
+    return np.searchsorted(bounds, begins, side="right").astype(np.int64), pieces
 
 
 def interleave(
@@ -186,8 +226,9 @@ def tie_knots(
     behind the chunk that comes last in the sample the names of all chunks of the document follow, in document order:
     [recall_open] name [recall_between] name ... [recall_close]. So the sample grows; the caller leaves room.
 
-    UtK masks the loss of its marks. Ours: names in front of chunks weigh nothing either, since nothing predicts them,
-    nor does the first token behind a splice; names that are recalled weigh 1.
+    As in UtK's code, names that are recalled weigh 1, with the marks between and behind them, which say whether another
+    one follows; all other marks, names in front of chunks and the first token of a chunk weigh nothing. Ours: nor does
+    the first token behind a splice.
 
     Args:
         documents: token ids uint32 [length] of each document.
@@ -228,15 +269,26 @@ def tie_knots(
     return tokens, weights.astype(np.float32)
 
 
-def _mark(ids: tuple[int, ...]) -> list[tuple[NDArray[np.uint32], float]]:
-    return [(np.array(ids, np.uint32), 0.0)]
+def most_marks(marks: Marks, chunks: int, name_length: int) -> int:
+    """Most tokens that `tie_knots` adds to a document of at most `chunks` chunks, with names of at most `name_length`
+    tokens (0 for no names): those of a document of just so many chunks.
+    """
+    if chunks == 1:
+        return 0
+    cuts, named = chunks - 1, chunks * (len(marks.name_open) + name_length + len(marks.name_close))
+    recall = len(marks.recall_open) + chunks * name_length + cuts * len(marks.recall_between) + len(marks.recall_close)
+    return cuts * (len(marks.head) + len(marks.tail)) + named + (recall if name_length else 0)
+
+
+def _mark(ids: tuple[int, ...], weight: float = 0.0) -> list[tuple[NDArray[np.uint32], float]]:
+    return [(np.array(ids, np.uint32), weight)]
 
 
 def _recall(marks: Marks, names: list[NDArray[np.uint32]]) -> list[tuple[NDArray[np.uint32], float]]:
     parts = _mark(marks.recall_open)
     for number, name in enumerate(names):
-        parts += [*_mark(marks.recall_between if number else ()), (name, 1.0)]
-    return parts + _mark(marks.recall_close)
+        parts += [*_mark(marks.recall_between if number else (), 1.0), (name, 1.0)]
+    return parts + _mark(marks.recall_close, 1.0)
 
 
 def _cut(
