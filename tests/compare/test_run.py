@@ -77,7 +77,7 @@ def test_a_comparison_is_made_once_and_gone_on_with(tmp_path: Path) -> None:
     assert summary["claims"][0]["compute_share"] == pytest.approx(short["flops"] / full["flops"])
     assert json.loads((output / "compare.json").read_text()) == summary
     plots = {path.name for path in (output / "plots").iterdir()}
-    assert {"accuracy_by_task.png", "accuracy_by_cost.png", "loss_by_position.png"} < plots
+    assert {"accuracy_by_task.png", "accuracy_grid.png", "loss_by_position.png", "claims.png"} < plots
     assert "as good" in (output / "report.html").read_text()
     assert (output / "table.md").read_text().count("| short |") == 2
     config = json.loads((output / "runs" / "full" / "seed-3" / "checkpoint" / "config.json").read_text())

@@ -8,7 +8,7 @@ from typing import Any
 
 from longspan import storage
 from longspan.compare.claims import judge
-from longspan.compare.plots import accuracy_by_cost, accuracy_by_task
+from longspan.compare.plots import accuracy_by_task, accuracy_grid, best_methods, claims_plot
 from longspan.compare.results import Measured, MethodResult, gather, metric_key, to_dict
 from longspan.compare.statistics import CONFIDENCE, mean
 from longspan.compare.tables import claim_table, cost_table, markdown, score_table
@@ -38,7 +38,7 @@ def present(
     storage.write_text(storage.join(output, "compare.json"), json.dumps(summary, indent=2) + "\n")
     storage.write_text(storage.join(output, "comparison.yaml"), to_yaml(comparison))
     storage.write_text(storage.join(output, "table.md"), markdown(summary))
-    _draw(comparison, results, output)
+    _draw(comparison, results, summary, output)
     report = _report(summary, output)
     console = Console()
     for table in (score_table(summary), cost_table(summary), *([claim_table(summary)] if summary["claims"] else [])):
@@ -76,23 +76,24 @@ def summarise(
     }
 
 
-def _draw(comparison: Comparison, results: Mapping[str, MethodResult], output: str) -> None:
+def _draw(comparison: Comparison, results: Mapping[str, MethodResult], summary: Mapping[str, Any], output: str) -> None:
     from longspan.observe.plots import accuracy_by_length, loss_by_position
 
-    lengths = sorted(set(comparison.evaluate.lengths))
+    lengths, tasks = summary["lengths"], comparison.evaluate.tasks
     window = comparison.evaluate.short_length or lengths[0]
+    shown = {name: results[name] for name in best_methods(results, comparison.reference, lengths[-1])}
+    lines = {
+        name: {length: mean(result.metrics[metric_key("tasks", length)]) for length in lengths}
+        for name, result in shown.items()
+    }
     with tempfile.TemporaryDirectory() as folder:
-        for metric in ("tasks", *comparison.evaluate.tasks):
-            rows = {
-                name: {length: mean(result.metrics[metric_key(metric, length)]) for length in lengths}
-                for name, result in results.items()
-            }
-            accuracy_by_length(rows, Path(folder, f"accuracy_by_length_{metric}.png"), window)
-        loss_by_position(
-            {name: result.curve for name, result in results.items()}, Path(folder, "loss_by_position.png"), window
-        )
-        accuracy_by_task(results, comparison.evaluate.tasks, lengths[-1], Path(folder, "accuracy_by_task.png"))
-        accuracy_by_cost(results, lengths[-1], Path(folder, "accuracy_by_cost.png"))
+        accuracy_grid(results, tasks, lengths, Path(folder, "accuracy_grid.png"))
+        accuracy_by_task(results, tasks, lengths[-1], Path(folder, "accuracy_by_task.png"))
+        if any(claim["difference"] is not None for claim in summary["claims"]):
+            claims_plot(summary["claims"], summary["interval"], Path(folder, "claims.png"))
+        accuracy_by_length(lines, Path(folder, "accuracy_by_length.png"), window)
+        curves = {name: result.curve for name, result in shown.items()}
+        loss_by_position(curves, Path(folder, "loss_by_position.png"), window)
         for path in sorted(Path(folder).iterdir()):
             storage.upload_file(str(path), storage.join(output, "plots", path.name))
 

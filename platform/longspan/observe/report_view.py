@@ -33,6 +33,15 @@ _TILES = (
 )
 # File name without .png: what it shows, and how to read it.
 _PLOTS = {
+    "claims": (
+        "Claims",
+        "Green: holds. Orange: does not. Grey: these seeds cannot tell. The mark is what the claim asks for.",
+    ),
+    "accuracy_grid": ("Accuracy of every method", "Percent right by context length; a row for each method."),
+    "accuracy_by_task": (
+        "Accuracy by task, and what it cost",
+        "At the longest length: small dots are seeds, large ones their means.",
+    ),
     "accuracy_by_length": (
         "Needle retrieval by context length",
         "One line for each model. Shaded: contexts longer than the training window.",
