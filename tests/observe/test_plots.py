@@ -177,11 +177,11 @@ def plan_description(**changes):
     lengths = [{"from": 1024, "share_before": 0.9, "share_after": 0.5}]
     lengths.append({"from": 2048, "share_before": 0.1, "share_after": 0.5})
     return {
-        "run": {"padding_share": 0.0, "target_length": 8},
+        "run": {"target_length": 8},
         "mix": BINS,
         "lengths": lengths,
         "sources": {name: {"samples": 9, "lengths": lengths} for name in ("a", "b")},
-        "packing": {"documents_histogram": DOCUMENTS},
+        "packing": {"documents_histogram": DOCUMENTS, "padding_share": 0.0},
         "positions": {"distance_edges": [0, 4, 8], "distance_shares": [0.7, 0.3]},
     } | changes
 

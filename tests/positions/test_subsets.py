@@ -1,5 +1,6 @@
 """Choices are distinct, rising, inside their range, and every set is equally likely, whichever way draws it."""
 
+import hashlib
 from collections import Counter
 from itertools import combinations
 from typing import Any
@@ -16,7 +17,7 @@ from longspan.positions.subsets import sorted_subsets
 @st.composite
 def wishes(draw: st.DrawFn) -> list[tuple[int, int]]:
     """(size, count) of some documents: empty, full, sparse and beyond the length at which places are marked."""
-    sizes = st.one_of(st.integers(0, 20), st.integers(0, 300), st.integers(2000, 6000))
+    sizes = st.one_of(st.integers(0, 20), st.integers(0, 300), st.integers(2000, 20_000))
     pairs = []
     for size in draw(st.lists(sizes, min_size=1, max_size=6)):
         few = st.integers(0, min(size, 12))
@@ -60,6 +61,45 @@ def test_every_set_is_equally_likely(
     assert set(seen) == set(sets)
     expected = 5000 / len(sets)
     assert sum((count - expected) ** 2 / expected for count in seen.values()) < 3.5 * len(sets) + 8
+
+
+@pytest.mark.parametrize("count", [30, 45, 70])
+def test_places_marked_with_odds_are_as_likely_alone_and_in_pairs(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 places: each is as likely as the others, and so is each pair of neighbours and each pair 50 apart."""
+    monkeypatch.setattr(subsets, "_LONG", 0)
+    rng, runs = np.random.default_rng(0), 6000
+    chosen = np.zeros((runs, 101))
+    for row in chosen:
+        numbers, _ = sorted_subsets(np.array([100]), np.array([count]), rng)
+        row[numbers] = 1
+    for found, share in (
+        (chosen[:, 1:], count / 100),
+        (chosen[:, 1:-1] * chosen[:, 2:], count * (count - 1) / 9900),
+        (chosen[:, 1:51] * chosen[:, 51:], count * (count - 1) / 9900),
+    ):
+        error = np.sqrt(share * (1 - share) / runs)
+        assert np.abs(found.mean(axis=0) - share).max() < 4.5 * error
+        assert abs(found.mean() - share) < 5 * error / np.sqrt(found.shape[1])
+
+
+def test_too_many_marks_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first draw of this seed marks 7,409 places where 7,375 are wanted, which is four standard errors off."""
+    draws = np.random.default_rng(14130).integers(2**64, size=12_500, dtype=np.uint64).view(np.uint8)
+    assert np.count_nonzero(draws < 18) == 7409
+    monkeypatch.setattr(subsets, "_DENSE", 16)
+    numbers, _ = sorted_subsets(np.array([100_000]), np.array([7375]), np.random.default_rng(14130))
+    assert numbers.size == 7376
+    assert (np.diff(numbers) > 0).all()
+    assert np.count_nonzero(draws[numbers[1:] - 1] < 18) < 1000
+
+
+def test_the_random_streams_of_all_ways_are_pinned() -> None:
+    """Sparse, dense and short, dense and long: see `test_assign` for why."""
+    digest = hashlib.sha256()
+    for pairs in ([(9000, 40)], [(500, 300), (4000, 900)], [(131_072, 38_400)]):
+        sizes, counts = np.array(pairs).T
+        digest.update(sorted_subsets(sizes, counts, np.random.default_rng(2027))[0].tobytes())
+    assert digest.hexdigest()[:16] == "e8a5d8cae6cd14ea"
 
 
 def test_large_choices_are_spread_evenly() -> None:

@@ -34,14 +34,17 @@ class Sample:
         index: global sample index.
         offsets: int64 [num_spans], first token of each span in the global token stream of the corpus.
         lengths: int32 [num_spans], tokens; together at most `BatchSettings.sample_length`.
-        document: int64 [num_spans], rising: spans of one number are of one document, with a splice between them where
-            text was left out. None: every span is a document of its own.
+        document: int64 [num_spans]: spans of one number are of one document, with a splice between them where text was
+            left out; rising, but for interleaved samples, which know no document mask. None: every span is a document
+            of its own.
+        positions: float32 [num_tokens] of the tokens of all spans; None: those of the method.
     """
 
     index: int
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int32]
     document: NDArray[np.int64] | None = None
+    positions: NDArray[np.float32] | None = None
 
     @property
     def document_lengths(self) -> NDArray[np.int32]:
@@ -209,7 +212,10 @@ def _positions(
         if isinstance(method, LongRecipe) and sample.document is not None:  # a gap may open at a splice too
             own = np.union1d(own, np.cumsum(sample.lengths, dtype=np.int64) - sample.lengths)
         rng = _NO_DRAWS if isinstance(method, Contiguous) else _position_rng(settings.seed, sample.index)
-        rows.append(sample_positions(method, cu_seqlens, own, settings.target_length, rng))
+        if sample.positions is None:
+            rows.append(sample_positions(method, cu_seqlens, own, settings.target_length, rng))
+        else:
+            rows.append(sample.positions)
         if size < width:
             rows.append(np.arange(width - size, dtype=np.float32))
     return rows[0] if len(rows) == 1 else np.concatenate(rows)

@@ -1,4 +1,4 @@
-"""What the scores of a corpus do to a run's samples: choose sentences of them, weigh their targets.
+"""What a run keeps of its samples and how much their targets weigh, most of it by the scores of the corpus.
 
 `source` calls it between reading and making a micro-batch, `launch.stage` asks beforehand whether the scores fit. The
 order is that of LongRecipe: select, fill up to the budget, and only then segments and positions.
@@ -11,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longspan import storage
+from longspan.config.data import Selection as SelectionSection
 from longspan.config.recipe import Recipe
+from longspan.config.weighting import LongCE
 from longspan.corpus.impact.longce import longce_weights
 from longspan.corpus.impact.manifest import ImpactManifest, load_impact
 from longspan.corpus.impact.reader import ImpactReader
-from longspan.corpus.impact.selection import SelectionRule, select_sentences, sentence_starts, splice
+from longspan.corpus.impact.selection import Selection, SelectionRule, select_sentences, sentence_starts, splice
 from longspan.corpus.manifest import Manifest
 from longspan.errors import ConfigError, DataError
 from longspan.feed.batch import Sample, Tokens, spans_of
+from longspan.feed.text_chunks import ChunkRule, chunk_rule, keep_chunks
 from longspan.planner.settings import phase_weights
 
 _LEAST_FACTOR = np.float32(1e-12)
@@ -38,13 +41,13 @@ class ScoreUse:
     """What of the recipe asks for scores, small enough to travel in `source.FeedSpec`.
 
     Attributes:
-        rule: how sentences are selected; None keeps samples as they are planned.
+        rule: how sentences or chunks are selected; None keeps samples as they are planned.
         selection: scores that `rule` goes by, if it does.
         gamma: largest LongCE weight; None weighs targets as the corpus does.
         weighting: scores that the weights come from.
     """
 
-    rule: SelectionRule | None = None
+    rule: SelectionRule | ChunkRule | None = None
     selection: Analysis | None = None
     gamma: float | None = None
     weighting: Analysis | None = None
@@ -70,19 +73,22 @@ def score_use(recipe: Recipe) -> ScoreUse:
         field: Analysis(storage.absolute(uri), load_impact(uri).fingerprint) for field, uri in _named_analyses(recipe)
     }
     selection, weighting = recipe.data.selection, recipe.data.loss_weighting
-    rule = None
-    if selection is not None:
-        rule = SelectionRule(
-            selection.mode,
-            recipe.data.sample_length,
-            statistic=selection.statistic or "mean",
-            temperature=selection.temperature or 0.0,
-        )
     return ScoreUse(
-        rule=rule,
+        rule=_rule(recipe, selection) if selection else None,
         selection=found.get("data.selection.scores"),
-        gamma=weighting.gamma if weighting else None,
+        gamma=weighting.gamma if isinstance(weighting, LongCE) else None,
         weighting=found.get("data.loss_weighting.scores"),
+    )
+
+
+def _rule(recipe: Recipe, selection: SelectionSection) -> SelectionRule | ChunkRule:
+    if selection.mode == "chunks":
+        return chunk_rule(recipe)
+    return SelectionRule(
+        selection.mode,
+        recipe.data.sample_length,
+        statistic=selection.statistic or "mean",
+        temperature=selection.temperature or 0.0,
     )
 
 
@@ -150,25 +156,20 @@ def apply_scores(scores: OpenScores, samples: list[Sample], tokens: Tokens) -> t
 
 
 def _select(
-    scores: OpenScores, rule: SelectionRule, samples: Sequence[Sample], tokens: Tokens
+    scores: OpenScores, rule: SelectionRule | ChunkRule, samples: Sequence[Sample], tokens: Tokens
 ) -> tuple[list[Sample], Tokens]:
     chosen: list[Sample] = []
     places: list[NDArray[np.int64]] = []
     begin = 0
     for sample in samples:
         size = int(sample.lengths.sum())
-        document_starts = np.cumsum(sample.lengths, dtype=np.int64) - sample.lengths
-        kept = select_sentences(
-            rule,
-            sentence_starts(tokens[0][begin : begin + size], document_starts, scores.ends_sentence),
-            document_starts,
-            size,
-            seed=scores.seed,
-            index=sample.index,
-            scores=scores.selection.gather(sample.offsets, sample.lengths) if scores.selection else None,
-        )
+        positions = None
+        if isinstance(rule, ChunkRule):
+            kept, positions = keep_chunks(rule, sample.lengths, seed=scores.seed, index=sample.index)
+        else:
+            kept = _sentences(scores, rule, sample, tokens[0][begin : begin + size])
         offsets, lengths = splice(kept, sample.offsets, sample.lengths)
-        chosen.append(Sample(sample.index, offsets, lengths, kept.document))
+        chosen.append(Sample(sample.index, offsets, lengths, kept.document, positions))
         moves = kept.starts - (np.cumsum(kept.lengths) - kept.lengths)
         places.append(begin + np.arange(kept.lengths.sum()) + np.repeat(moves, kept.lengths))
         begin += size
@@ -176,12 +177,25 @@ def _select(
     return chosen, (tokens[0][at], None if tokens[1] is None else tokens[1][at])
 
 
+def _sentences(scores: OpenScores, rule: SelectionRule, sample: Sample, tokens: NDArray[np.uint32]) -> Selection:
+    document_starts = np.cumsum(sample.lengths, dtype=np.int64) - sample.lengths
+    return select_sentences(
+        rule,
+        sentence_starts(tokens, document_starts, scores.ends_sentence),
+        document_starts,
+        tokens.size,
+        seed=scores.seed,
+        index=sample.index,
+        scores=scores.selection.gather(sample.offsets, sample.lengths) if scores.selection else None,
+    )
+
+
 def _named_analyses(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Fields of the recipe that name an analysis, with their values."""
     selection, weighting = recipe.data.selection, recipe.data.loss_weighting
     if selection is not None and selection.scores is not None:
         yield "data.selection.scores", selection.scores
-    if weighting is not None:
+    if isinstance(weighting, LongCE):
         yield "data.loss_weighting.scores", weighting.scores
 
 

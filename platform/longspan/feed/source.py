@@ -6,16 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from longspan import storage
+from longspan.config.attention_window import AttentionWindow
+from longspan.config.data import Interleave
 from longspan.config.recipe import Recipe
+from longspan.config.weighting import SequenceMean
 from longspan.corpus.changed import expect_manifest
 from longspan.corpus.manifest import load_manifest
 from longspan.corpus.plan_table import PlanReader, read_plan_info
 from longspan.corpus.reader import MEMORY_BYTES, TokenReader
 from longspan.corpus.writer import TOKEN_BYTES
 from longspan.errors import DataError
+from longspan.feed.attention_window import limit_attention
 from longspan.feed.batch import BatchSettings, MicroBatch, Sample, make_micro_batch, spans_of, split_rows
+from longspan.feed.interleave import interleave_samples
 from longspan.feed.scores import NO_SCORES, ScoreUse, apply_scores, open_scores, score_use
 from longspan.feed.segments import segment_ends
+from longspan.feed.weighting import weigh_sequences
 from longspan.positions import CREAM, E2LLM, Contiguous, LongRecipe, PoSE, PositionMethod, RandPos, check_scales
 
 PLAN_FOLDER = "plan"
@@ -48,6 +54,12 @@ class FeedSpec:
     chunk_memory_bytes: int = MEMORY_BYTES
     """Memory of a process for chunks: what is shuffled together is read together."""
     score_use: ScoreUse = NO_SCORES
+    interleave: Interleave | None = None
+    """Chunks of each sample's documents are mixed (`interleave.interleave_samples`)."""
+    sequence_mean: bool = False
+    """Every sequence counts alike in the loss (`weighting.weigh_sequences`)."""
+    attention_window: AttentionWindow | None = None
+    """Attention stays in blocks that widen with the steps (`attention_window.limit_attention`)."""
 
     @property
     def micro_batches_per_step(self) -> int:
@@ -107,6 +119,9 @@ def feed_spec(recipe: Recipe) -> FeedSpec:
         shard_cache_bytes=recipe.parallel.shard_cache_bytes,
         chunk_memory_bytes=chunk_memory(recipe),
         score_use=score_use(recipe),
+        interleave=recipe.data.interleave,
+        sequence_mean=isinstance(recipe.data.loss_weighting, SequenceMean),
+        attention_window=recipe.data.attention_window,
     )
 
 
@@ -158,7 +173,16 @@ class Source:
         batches = [self._samples(index) for index in indices]
         samples = [sample for batch in batches for sample in batch]
         samples, tokens = apply_scores(self._scores, samples, self._reader.gather(*spans_of(samples)))
+        spec = self._spec
+        if spec.interleave:
+            samples, tokens = interleave_samples(
+                samples, tokens, spec.interleave, document_mask=spec.document_mask, seed=spec.seed
+            )
         row = make_micro_batch(samples, tokens, self._settings)
+        if spec.sequence_mean:
+            row = weigh_sequences(row, samples)
+        if spec.attention_window:
+            row = limit_attention(row, samples, spec.attention_window, spec.global_batch_size)
         return split_rows(row, [batch[0].index for batch in batches])
 
     def _samples(self, index: int) -> list[Sample]:

@@ -38,7 +38,7 @@ def draw_plan(description: Mapping[str, Any], folder: PngPath) -> list[Path]:
 def _draw_plan(description: Mapping[str, Any], folder: Path) -> list[Path]:
     drawn = {name: folder / f"{name}.png" for name in ("mix_over_training", "packing", "length_mix")}
     mix_over_training(description["mix"], drawn["mix_over_training"])
-    packing(description["packing"]["documents_histogram"], description["run"]["padding_share"], drawn["packing"])
+    packing(description["packing"]["documents_histogram"], description["packing"]["padding_share"], drawn["packing"])
     length_mix(*_sides(description["lengths"]), drawn["length_mix"])
     drawn_from = {name: source for name, source in description["sources"].items() if source["samples"]}
     sources = {name: _sides(source["lengths"]) for name, source in drawn_from.items()}

@@ -5,7 +5,7 @@ frequencies that those positions meet.
 """
 
 from longspan.positions.assign import coverage_unit, sample_positions
-from longspan.positions.chunks import check_scales
+from longspan.positions.chunks import TextChunks, check_scales, text_chunks
 from longspan.positions.coverage import Coverage, distance_histogram, measure_coverage
 from longspan.positions.methods import (
     CREAM,
@@ -30,6 +30,7 @@ __all__ = [
     "PoSE",
     "PositionMethod",
     "RandPos",
+    "TextChunks",
     "check_scales",
     "check_target_length",
     "coverage_unit",
@@ -37,4 +38,5 @@ __all__ = [
     "measure_coverage",
     "sample_positions",
     "segment_starts",
+    "text_chunks",
 ]

@@ -87,10 +87,13 @@ def randpos_positions(documents: Documents, rng: np.random.Generator) -> Positio
     drawn, offsets = sorted_subsets(sizes, documents.lengths, rng)
     first = drawn[documents.begins + np.arange(1, len(offsets) + 1)]
     if len(offsets) == 1:
-        return (drawn[1:] - first).astype(np.float32)
-    is_drawn = np.ones(len(drawn), np.bool_)
-    is_drawn[documents.begins + np.arange(len(offsets))] = False
-    return (drawn[is_drawn] - first.repeat(documents.lengths)).astype(np.float32)
+        own, first = drawn[1:], first[0]
+    else:
+        is_drawn = np.ones(len(drawn), np.bool_)
+        is_drawn[documents.begins + np.arange(len(offsets))] = False
+        own, first = drawn[is_drawn], first.repeat(documents.lengths)
+    positions = np.empty(documents.num_tokens, np.float32)
+    return np.subtract(own, first, out=positions, casting="unsafe")
 
 
 def coverage_unit(method: PositionMethod, target_length: int) -> float:

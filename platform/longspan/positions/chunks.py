@@ -1,23 +1,48 @@
 """Methods that cut a document into a few chunks and move them: PoSE, CREAM and E2-LLM, from their papers' definitions.
 
-Called by `assign`. Every method makes a table with a row a document and a column a chunk (a chunk may be empty), so no
-document is looked at by itself.
+Called by `assign`; `text_chunks`, which chooses text too, by the module of that name in `feed`. Every method makes a
+table with a row a document and a column a chunk (a chunk may be empty), so no document is looked at by itself.
 """
 
 import math
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from longspan.errors import ConfigError
-from longspan.positions.documents import Documents, place_pieces
-from longspan.positions.methods import CREAM, E2LLM, MAX_TARGET_LENGTH, Int64Array, PoSE, PositionArray
+from longspan.positions.documents import Documents, open_documents, place_pieces
+from longspan.positions.methods import (
+    CREAM,
+    E2LLM,
+    MAX_TARGET_LENGTH,
+    Int64Array,
+    IntArray,
+    LastChunk,
+    PoSE,
+    PositionArray,
+    check_target_length,
+)
 from longspan.positions.subsets import below, sorted_subsets
 
 _MAX_SCALED_TARGET = MAX_TARGET_LENGTH // 2
 """Divided by a scale, neighbours among more positions than this would round to one float32."""
 _FLATTEST, _POINTS = 8.0, 8193
+
+
+class TextChunks(NamedTuple):
+    """Chunks of longer texts, in order, and the positions of their tokens.
+
+    Attributes:
+        starts: int64 [num_chunks], first token of each in the texts laid end to end; no chunk reaches into the next.
+        lengths: int64 [num_chunks], tokens, at least 1.
+        positions: float32 [lengths.sum()], strictly increasing from 0 in each text that has a chunk.
+    """
+
+    starts: Int64Array
+    lengths: Int64Array
+    positions: PositionArray
 
 
 def pose_positions(method: PoSE, documents: Documents, rng: np.random.Generator) -> PositionArray:
@@ -28,8 +53,68 @@ def pose_positions(method: PoSE, documents: Documents, rng: np.random.Generator)
 
     Returns:
         float32 [num_tokens], strictly increasing from 0 in each document, last < target_length.
+
+    Raises:
+        ConfigError: a `text_offset`, whose positions come with their text (`text_chunks`).
     """
-    lengths, unused = documents.lengths, documents.unused
+    if method.text_offset != "none":
+        raise ConfigError(
+            f"positions.text_offset: '{method.text_offset}' needs a longer text to take chunks from; set"
+            " data.selection.mode: chunks"
+        )
+    lengths = _pose_lengths(method, documents, rng)
+    skips = _pose_skips(lengths, documents.unused, method.last_chunk, rng)
+    return _moved(skips, lengths, documents)
+
+
+def text_chunks(
+    method: PoSE, lengths: IntArray, num_kept: int, target_length: int, rng: np.random.Generator
+) -> TextChunks:
+    """PoSE with text offsets: of each text as many chunks as PoSE draws, and the positions of their tokens.
+
+    Chunk lengths and skips are those of `pose_positions`. With `text_offset` "same" a chunk is read where it is
+    positioned, so a skip ends at the text's end instead of the window's, and tokens keep their places in the text as
+    positions. With "uniform" chunk i is read v_i ~ U{v_(i-1)..tokens - kept} tokens further on than it would be without
+    skips (v_0 = 0), its position is drawn by itself. arXiv 2309.10400, section 3 and the ablation of v_i.
+
+    Every text gets the same share of `num_kept`, rounded so that the sum is exact: a text of few tokens may get none. A
+    text that is kept whole has nothing to skip: with "same" its positions are ordinary ones.
+
+    Args:
+        method: "none" is taken for "uniform".
+        lengths: [num_texts], tokens of each, at least 1.
+        num_kept: at least 1; all tokens are kept where there are no more.
+        target_length: the window to be trained.
+        rng: of the sample; the texts share its draws.
+
+    Raises:
+        ConfigError: target_length below 1 or above 2**24.
+        DataError: a text whose positions would leave the window.
+    """
+    check_target_length(target_length)
+    texts = lengths.astype(np.int64, copy=False)
+    ends = texts.cumsum()
+    total = int(ends[-1])
+    kept = np.diff(ends * min(num_kept, total) // total, prepend=0)
+    if method.text_offset == "same":
+        open_documents(np.concatenate([[0], ends]), target_length)
+    has_some = kept > 0
+    texts, begins, kept = texts[has_some], (ends - texts)[has_some], kept[has_some]
+    documents = open_documents(np.concatenate([[0], kept.cumsum()]), target_length)
+    sizes = _pose_lengths(method, documents, rng)
+    if method.text_offset == "same":
+        skips = read = _pose_skips(sizes, texts - kept, method.last_chunk, rng)
+    else:
+        read = _pose_skips(sizes, texts - kept, "random", rng)
+        skips = _pose_skips(sizes, documents.unused, method.last_chunk, rng)
+    starts = begins[:, None] + sizes.cumsum(axis=1) - sizes + read
+    is_chunk = sizes > 0
+    return TextChunks(starts[is_chunk], sizes[is_chunk], _moved(skips, sizes, documents))
+
+
+def _pose_lengths(method: PoSE, documents: Documents, rng: np.random.Generator) -> Int64Array:
+    """int64 [num_documents, method.num_chunks], tokens of each chunk; the last ones of a short document are empty."""
+    lengths = documents.lengths
     num_chunks = np.minimum(method.num_chunks, lengths)
     is_chunk = np.arange(method.num_chunks) < num_chunks[:, None]
     begins, offsets = sorted_subsets(lengths - 1, num_chunks - 1, rng)
@@ -37,13 +122,19 @@ def pose_positions(method: PoSE, documents: Documents, rng: np.random.Generator)
     edges = np.empty((len(lengths), method.num_chunks + 1), np.int64)
     edges[:] = lengths[:, None]
     edges[:, :-1][is_chunk] = begins - offsets.repeat(num_chunks)
-    skips = np.zeros(is_chunk.shape, np.int64)
-    for chunk in range(1, method.num_chunks):
-        skips[:, chunk] = skips[:, chunk - 1] + below(unused - skips[:, chunk - 1] + 1, rng)
-    if method.last_chunk == "suffix":
+    return edges[:, 1:] - edges[:, :-1]
+
+
+def _pose_skips(lengths: Int64Array, most: Int64Array, last_chunk: LastChunk, rng: np.random.Generator) -> Int64Array:
+    """int64, shaped as `lengths` (of the chunks): rising from 0 in each document, at most its `most`."""
+    skips = np.zeros(lengths.shape, np.int64)
+    for chunk in range(1, lengths.shape[1]):
+        skips[:, chunk] = skips[:, chunk - 1] + below(most - skips[:, chunk - 1] + 1, rng)
+    if last_chunk == "suffix":
+        num_chunks = np.count_nonzero(lengths, axis=1)
         last = np.flatnonzero(num_chunks > 1)
-        skips[last, num_chunks[last] - 1] = unused[last]
-    return _moved(skips, edges[:, 1:] - edges[:, :-1], documents)
+        skips[last, num_chunks[last] - 1] = most[last]
+    return skips
 
 
 def cream_positions(method: CREAM, documents: Documents, rng: np.random.Generator) -> PositionArray:

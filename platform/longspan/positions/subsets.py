@@ -3,6 +3,8 @@
 Exact: every set is equally likely. Which way is quick depends on how full the choice is, so there are three.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,7 +36,7 @@ def sorted_subsets(sizes: Int64Array, counts: Int64Array, rng: np.random.Generat
         return _by_rejection(offsets, sizes, counts, rng), offsets
     is_marked = ~is_sparse & (sizes > _LONG)
     is_short = ~(is_sparse | is_marked)
-    parts = [_by_marks(int(sizes[d]), int(counts[d]), rng) + offsets[d] for d in np.flatnonzero(is_marked)]
+    parts = [_by_marks(int(offsets[d]), int(sizes[d]), int(counts[d]), rng) for d in np.flatnonzero(is_marked)]
     if is_short.any():
         parts.append(_by_keys(offsets[is_short], sizes[is_short], counts[is_short], rng))
     if is_sparse.any():
@@ -68,11 +70,14 @@ def _sorted_draws(offsets: Int64Array, sizes: Int64Array, counts: Int64Array, rn
 
     The sums of c + 1 exponential steps, but for the last, as shares of the last, are c sorted uniform numbers: no sort.
     """
-    steps = rng.standard_exponential(int(counts.sum()) + len(counts))
-    sums = np.zeros(len(steps) + 1)
-    steps.cumsum(out=sums[1:])
+    sums = np.zeros(int(counts.sum()) + len(counts) + 1)
+    steps = rng.standard_exponential(out=sums[1:])
+    steps.cumsum(out=steps)
+    # In place from here on: new memory for every step would cost as much as the arithmetic.
+    shares = sums[:-1]
     if len(sizes) == 1:
-        numbers = (sums[:-1] * (sizes[0] * _BELOW_ONE / sums[-1])).astype(np.int64)
+        shares *= sizes[0] * _BELOW_ONE / sums[-1]
+        numbers = shares.astype(np.int64)
         numbers += offsets[0] + 1
         numbers[0] = offsets[0]
         return numbers
@@ -81,7 +86,9 @@ def _sorted_draws(offsets: Int64Array, sizes: Int64Array, counts: Int64Array, rn
     begins = ends - repeats
     before = sums[begins]
     scales = sizes * _BELOW_ONE / (sums[ends] - before)
-    numbers = ((sums[:-1] - before.repeat(repeats)) * scales.repeat(repeats)).astype(np.int64)
+    shares -= before.repeat(repeats)
+    shares *= scales.repeat(repeats)
+    numbers = shares.astype(np.int64)
     numbers += (offsets + 1).repeat(repeats)
     numbers[begins] = offsets
     return numbers
@@ -96,13 +103,26 @@ def _by_keys(offsets: Int64Array, sizes: Int64Array, counts: Int64Array, rng: np
     return np.concatenate([offsets, chosen])
 
 
-def _by_marks(size: int, count: int, rng: np.random.Generator) -> Int64Array:
-    """Mark drawn places until enough are marked; where more than half are wanted, those that are not."""
-    fewer = missing = min(count, size - count)
+def _by_marks(offset: int, size: int, count: int, rng: np.random.Generator) -> Int64Array:
+    """Mark every place with the same odds, somewhat fewer places than are wanted, then drawn places until there are
+    enough. Where more than half are wanted, those are marked that are not.
+
+    Places with the same odds are, whatever their number, a uniform set of that number, and a uniform set with drawn
+    places added is one too. A random byte a place costs less than drawing every place that is wanted.
+    """
+    fewer = min(count, size - count)
+    odds = max(0, int(256 * (fewer - 4 * math.sqrt(fewer)) / size))
     is_marked = np.zeros(size + 1, np.bool_)
+    missing = -1
+    while missing < 0:  # too many: less than once in 30,000 times
+        draws = rng.integers(2**64, size=-(-size // 8), dtype=np.uint64).view(np.uint8)
+        np.less(draws[:size], odds, out=is_marked[1:])
+        missing = fewer - int(np.count_nonzero(is_marked))
     while missing:
         is_marked[(rng.random(missing) * size).astype(np.int64) + 1] = True
         missing = fewer - int(np.count_nonzero(is_marked))
     wanted = is_marked if fewer == count else ~is_marked
     wanted[0] = True
-    return np.flatnonzero(wanted)
+    numbers = np.flatnonzero(wanted)
+    numbers += offset
+    return numbers
