@@ -92,8 +92,8 @@ def all_of(kind: Any, *arguments: Any) -> list[Any]:
     return [pytest.param(page, found, id=f"{page.parent.name}-{found[:40]}") for page in PAGES for found in kind(page)]
 
 
-def test_the_readme_shows_a_recipe_a_corpus_and_commands() -> None:
-    kinds = {type(validated(text, ROOT)) for text in blocks(PAGES[0], "yaml")}
+def test_the_readme_shows_a_recipe_a_corpus_and_commands(tmp_path: Path) -> None:
+    kinds = {type(validated(text, tmp_path)) for text in blocks(PAGES[0], "yaml")}
     assert {Recipe, Corpus} <= kinds
     assert len(list(command_lines(PAGES[0]))) >= 10
 
