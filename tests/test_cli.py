@@ -14,6 +14,7 @@ from longspan.cli import app
 from longspan.config.corpus import Corpus
 from longspan.config.load import load_recipe, parse, to_yaml
 from longspan.config.recipe import Recipe
+from longspan.corpus.impact.manifest import load_impact
 from longspan.corpus.prepare import prepare
 from tests.tiny import tiny_model_directory, tiny_recipe
 
@@ -266,3 +267,17 @@ def test_an_evaluation_at_the_scale_of_each_length(material: Path, tmp_path: Pat
 def test_a_tagger_that_is_not_there_is_told_before_anything_is_scored() -> None:
     arguments = ["impact", "nowhere", "--model", "m", "--base", "b", "--window", "64", "--output", "o"]
     assert_refused(CliRunner().invoke(app, [*arguments, "--tagger", "guess"]), "tagger 'guess': must be spacy")
+
+
+def test_every_setting_of_an_analysis_reaches_it(material: Path, tmp_path: Path) -> None:
+    """LongCE's K and d among them: papers.md 4.5, the released code takes its own whatever its flags say."""
+    words = ["impact", str(material / "data"), "--model", str(material / "model"), "--output", str(tmp_path / "scores")]
+    words += ["--window", "64", "--short-prefix", "12", "--stride", "4", "--measure", "logit", "--documents", "1"]
+    ended = CliRunner().invoke(app, [*words, "--dtype", "float32", "--drop-sliding-window"])
+    assert ended.exit_code == 0, ended.stderr
+    manifest = load_impact(str(tmp_path / "scores"))
+    found = manifest.settings
+    assert (found.short_prefix, found.stride, found.measure, found.documents) == (12, 4, "logit", 1)
+    assert (found.dtype, found.drop_sliding_window, found.first_scored) == ("float32", True, 16)
+    statistics = json.loads((tmp_path / "scores" / "statistics.json").read_text())
+    assert statistics["tokens"] == manifest.tokens - 16

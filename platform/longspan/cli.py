@@ -124,7 +124,8 @@ def run_stages(pipeline: PipelinePath, overrides: Overrides = None, output: Outp
         from longspan.recipes.run import run_pipeline
 
         summary = run_pipeline(load_pipeline(pipeline, overrides or [], output), typer.echo)
-        _print(results_table(summary))
+        if summary["models"]:
+            _print(results_table(summary))
         if not summary["finished"]:
             typer.echo("longspan: stopped; the same command goes on from there", err=True)
             raise typer.Exit(130)
@@ -175,8 +176,16 @@ def impact(
     short_prefix: Annotated[
         int | None, typer.Option(metavar="N", help="Compare with N tokens of text before a token (LongCE).")
     ] = None,
+    stride: Annotated[int, typer.Option(help="Tokens that one pass over a short prefix scores.")] = 1024,
+    measure: Annotated[
+        Literal["logprob", "logit"],
+        typer.Option(help="What is subtracted; logit as LongRecipe writes it, LongCE needs logprob."),
+    ] = "logprob",
     sources: Annotated[
         str | None, typer.Option(metavar="NAME,NAME,...", help="Sources to score; all if left out.")
+    ] = None,
+    documents: Annotated[
+        int | None, typer.Option(metavar="N", help="Only the first N of each source: enough for statistics.")
     ] = None,
     rope: Annotated[
         Literal["ntk", "dynamic_ntk", "linear", "yarn"] | None,
@@ -188,9 +197,14 @@ def impact(
     actors: Annotated[int, typer.Option(help="Ray actors, each with its models; 0 is automatic.")] = 0,
     address: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to use.")] = None,
     dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type of the models' weights.")] = "bfloat16",
+    drop_sliding_window: Annotated[
+        bool, typer.Option("--drop-sliding-window", help="Attend to everything although a model has a sliding window.")
+    ] = False,
 ) -> None:
     """Score how much far text helps each token; for sentence selection and LongCE weights of recipes."""
     with _plain_errors():
+        from dataclasses import replace
+
         from longspan.corpus.impact.settings import ScoreSettings
         from longspan.impact.part_of_speech import open_tagger
         from longspan.launch.impact import describe, render_statistics, score
@@ -198,7 +212,8 @@ def impact(
         if tagger is not None:
             open_tagger(tagger)  # what it lacks is to be known before the scoring, which takes hours
         chosen = tuple(sources.split(",")) if sources else None
-        settings = ScoreSettings(model, window, base, short_prefix, sources=chosen, dtype=dtype, rope=rope)
+        settings = ScoreSettings(model, window, base, short_prefix, stride, measure, chosen, documents)
+        settings = replace(settings, dtype=dtype, rope=rope, drop_sliding_window=drop_sliding_window)
         try:
             score(corpus, output, settings, actors=actors, address=address)
         except KeyboardInterrupt:
@@ -216,6 +231,9 @@ def merge(
     rope: Annotated[
         str | None, typer.Option(metavar="a|b", help="Whose RoPE settings to keep where they differ.")
     ] = None,
+    vocabulary: Annotated[
+        str | None, typer.Option(metavar="a|b", help="Whose tokens to keep where they differ.")
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; the tensors' own if left out.")
     ] = None,
@@ -224,7 +242,7 @@ def merge(
     with _plain_errors():
         from longspan.merge.merge import merge_checkpoints
 
-        result = merge_checkpoints(a, b, output, weight=weight, rope=rope, dtype=dtype)
+        result = merge_checkpoints(a, b, output, weight=weight, rope=rope, vocabulary=vocabulary, dtype=dtype)
         typer.echo(
             f"{output}: {result['tensors']} tensors, {result['parameters']:,} parameters, RoPE of {result['rope']}"
         )

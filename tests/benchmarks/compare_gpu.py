@@ -159,7 +159,7 @@ def methods(scale: Scale) -> list[dict[str, Any]]:
         method("e2llm", scale, scale.window, values=scales),
         method("e2llm-half", scale, scale.window, values={**scales, "data__target_length": scale.target // 2}),
         method("cip", scale, values={**interleaved, **short, "data__document_mask": False}),
-        method("cip-masked", scale, values={**interleaved, **short}),
+        method("cip-masked", scale, values={**interleaved, **short, "data__document_mask": True}),
         _replay(scale),
         {"name": "merged", "start": "replay", "merge": {"weight": 0.5}},
         method("full-equal-flops", scale, scale.target, values=contiguous),

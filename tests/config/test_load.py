@@ -30,6 +30,18 @@ def test_defaults_are_filled_in(written: Written) -> None:
     assert (recipe.positions.type, recipe.parallel.launch, recipe.tracking.wandb) == ("longrecipe", "local", "off")
 
 
+def test_interleaved_samples_have_no_document_mask_unless_one_is_asked_for(written: Written) -> None:
+    """CIP and Untie-the-Knots attend over the whole sample (papers.md 3a); of other samples a mask is the default."""
+    path = written(RECIPE)
+    mixed = ["positions.type=contiguous", "data.interleave={}"]
+    assert load_recipe(path).data.document_mask
+    assert not load_recipe(path, mixed).data.document_mask
+    asked = load_recipe(path, [*mixed, "data.document_mask=true"])
+    assert asked.data.document_mask
+    assert load_recipe(written(to_yaml(asked))) == asked
+    assert load_recipe(path, [*mixed, "data.interleave=null"]).data.document_mask
+
+
 @pytest.mark.parametrize(
     ("override", "path", "value"),
     [

@@ -224,7 +224,7 @@ def test_chunks_that_do_not_fit(written: Written, from_length: int, offset: str,
     ],
 )
 def test_what_does_not_go_with_interleaving(written: Written, override: str, message: str) -> None:
-    mixed = ["positions.type=contiguous", "data.interleave={}"]
+    mixed = ["positions.type=contiguous", "data.interleave={}", "data.document_mask=true"]
     assert load_recipe(written(RECIPE), mixed).data.interleave
     with pytest.raises(ConfigError) as caught:
         load_recipe(written(RECIPE), [*mixed, override])

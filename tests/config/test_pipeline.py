@@ -99,7 +99,7 @@ def test_a_stage_is_the_file_it_extends_then_what_is_common_then_its_own(folder:
     assert extend.recipe.parallel.prefetch_batches == replay.recipe.parallel.prefetch_batches == 2
     assert (extend.recipe.rope.type, extend.recipe.rope.factor) == ("ntk", None), "another type replaces the section"
     assert extend.recipe.evaluate.lengths == []
-    assert (extend.recipe.seed, replay.recipe.seed) == (7, 3)
+    assert extend.recipe.seed == 7
     assert (extend.evaluate, replay.evaluate) == (True, False)
 
 
@@ -111,6 +111,22 @@ def test_a_stage_begins_with_the_stage_before(folder: Path) -> None:
     assert (replay.start, replay.recipe.model.revision) == ("extend", None)
     assert replay.recipe.model.path == "s3://bucket/out/01-extend/checkpoint"
     assert pipeline.stages[2] == MergeStage("blend", "03-blend", "base", "replay", 0.25, "b", None, True)
+
+
+def test_stages_without_a_seed_of_their_own_draw_apart(folder: Path) -> None:
+    """With one seed, the second stage over a corpus would read what the first has read, in the same order."""
+    first, second = ({**PIPELINE["stages"][1], "name": name} for name in ("first", "second"))
+
+    def seeds(*stages: Any, seed: int = 3) -> list[int]:
+        pipeline = load_pipeline(written(folder, {**PIPELINE, "seed": seed, "stages": list(stages)}))
+        return [stage(pipeline, number).recipe.seed for number in range(len(stages))]
+
+    alone, later = seeds(first, second)
+    assert alone == 3
+    assert later not in (alone, *seeds(first, second, seed=4))
+    between = {**first, "name": "between"}
+    assert seeds(first, between, second)[2] == later, "another stage before it changes nothing"
+    assert seeds(first, {**second, "seed": 5}) == [3, 5]
 
 
 def test_a_stage_may_begin_elsewhere(folder: Path) -> None:
@@ -156,13 +172,13 @@ def test_what_is_shown_is_complete_and_gives_the_same_pipeline(folder: Path) -> 
         "b": "replay",
         "weight": 0.25,
         "rope": "b",
+        "vocabulary": None,
         "dtype": None,
         "evaluate": True,
     }
-    for one in values["stages"][:2]:
-        del one["model"]["path"], one["model"]["revision"]
-    again = load_pipeline(written(folder, values))
-    assert again == pipeline
+    assert load_pipeline(written(folder, values)) == pipeline
+    elsewhere = load_pipeline(written(folder, changed("stages.1.model", {"path": "other/model", "revision": "v2"})))
+    assert load_pipeline(written(folder, yaml.safe_load(show_pipeline(elsewhere)))) == elsewhere
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longspan.corpus.synthesis.questions import ABSENT, KINDS, Slot, ask
+from longspan.corpus.synthesis.questions import ABSENT, KINDS, Slot, ask, least_rows
 from longspan.corpus.synthesis.renderings import FORMATS, Format, render
 from longspan.corpus.synthesis.synl import (
     ANSWER,
@@ -28,6 +28,7 @@ from longspan.corpus.synthesis.synl import (
     SynlDocument,
     SynlSettings,
     answer_weights,
+    check_room,
     plan_document,
     synl_document,
 )
@@ -236,6 +237,19 @@ def test_the_length_is_reached_and_never_passed(format: Format) -> None:
         assert document.num_tokens == count(document.text)
         row = count(render(document.tables[0], format)) / document.tables[0].num_rows
         assert 0 <= length - document.num_tokens <= max(0.03 * length, 3 * row)
+
+
+def test_no_document_is_without_room_where_the_check_found_some() -> None:
+    """A document needs 20, 30 or 40 rows, as its questions fall, in one table or two; the first may be an easy one."""
+    tight, wide = (SynlSettings(lengths=(length, 9000), formats=("jsonl",)) for length in (2400, 2800))
+    assert len({least_rows(plan_document(tight, KEY, number).slots) for number in range(80)}) == 3
+    check_room(tight, KEY, 1, 2.5)
+    with pytest.raises(ConfigError, match="SynL lengths: 2400 tokens have no room for the jsonl table"):
+        check_room(tight, KEY, 80, 2.5)
+    check_room(wide, KEY, 80, 2.5)
+    for number in range(80):
+        if plan_document(wide, KEY, number).length == 2800:
+            assert synl_document(wide, KEY, number, 2.5).num_tokens <= 2800
 
 
 def test_same_arguments_same_bytes_and_others_differ() -> None:

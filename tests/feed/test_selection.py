@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from longspan.config.recipe import Recipe
+from longspan.corpus.impact.vocabulary import VocabularyScores, write_vocabulary
 from longspan.corpus.index import corpus_table
 from longspan.corpus.manifest import Manifest, load_manifest
 from longspan.corpus.plan_table import PlanReader, PlanRow
@@ -83,7 +84,9 @@ def long_sample(material: Material, row: PlanRow) -> Long:
     place = np.concatenate([o + np.arange(n) for o, n in zip(row.offsets, row.lengths, strict=True)])
     document = np.repeat(np.arange(row.lengths.size), row.lengths)
     ends = material.manifest.ends_sentence()[material.tokens[place]]
-    begins = np.concatenate([[True], (ends[:-1] & ~ends[1:]) | (np.diff(document) > 0)])
+    is_first = np.concatenate([[True], np.diff(document) > 0])
+    is_last = np.append(is_first[1:], True)
+    begins = is_first | np.concatenate([[False], ends[:-1] & ~ends[1:]]) & ~is_last
     return Long(place, document, np.cumsum(begins) - 1)
 
 
@@ -241,6 +244,53 @@ def test_selection_and_longce_together_weigh_what_was_kept(
         place = long_sample(material, row).place[expected_places(material, row)]
         factor = np.minimum(np.exp(material.scores[place]), 5.0)
         np.testing.assert_allclose(after[:-1], before[:-1] * factor[1:], rtol=1e-6)
+
+
+def write_types(folder: Path, manifest: Manifest, *, analysis: str = "mark") -> NDArray[np.float64]:
+    """An analysis of a part of another corpus, and the means of its items: float64 [vocab_size]."""
+    other = make_corpus(str(folder / "other"), texts=31)
+    of_other = load_manifest(other)
+    total = sum(source.tokens for source in of_other.sources.values())
+    write_scores(str(folder / "types"), other, of_other, random_scores(8, total), sources=("text",))
+    mean = np.random.default_rng(5).normal(size=manifest.tokenizer.vocab_size)
+    count = np.full(mean.size, 1000)
+    write_vocabulary(str(folder / "types"), VocabularyScores(analysis, manifest.tokenizer.fingerprint, count, mean))
+    return mean
+
+
+def test_by_type_another_text_says_which_tokens_are_impactful(
+    material: Material, rows: list[PlanRow], tmp_path: Path
+) -> None:
+    """1d: LongRecipe analyses once, on some text, and selects from all of its data by token type."""
+    mean = write_types(tmp_path, material.manifest)
+    recipe = material.selecting("run", scores=str(tmp_path / "types"), score_by="type")
+    check_scores(recipe, material.manifest)
+    spec = feed_spec(recipe)
+    source = Source(spec)
+    batches = [source.micro_batch(k) for k in range(STEPS * spec.micro_batches_per_step)]
+    by_type = material._replace(scores=mean.astype(np.float32)[material.tokens])
+    changed = 0
+    for row, found in zip(rows, kept_rows(batches, "input_ids"), strict=True):
+        long = long_sample(material, row)
+        expected = expected_places(by_type, row)
+        np.testing.assert_array_equal(found[: expected.size], material.tokens[long.place[expected]])
+        changed += not np.array_equal(expected, expected_places(material, row))
+    assert changed > len(rows) / 2
+
+
+def test_types_of_another_tokenizer_or_analysis_are_refused(material: Material, tmp_path: Path) -> None:
+    recipe = material.selecting("run", scores=str(tmp_path / "types"), score_by="type")
+    write_types(tmp_path, material.manifest)
+    tokenizer = dataclasses.replace(material.manifest.tokenizer, files={"tokenizer.json": "other"})
+    with pytest.raises(DataError, match=r"data\.selection\.scores: .*types is of a corpus with another tokenizer"):
+        check_scores(recipe, dataclasses.replace(material.manifest, tokenizer=tokenizer))
+    write_types(tmp_path, material.manifest, analysis="before")
+    with pytest.raises(DataError, match="scored anew since its items were counted"):
+        check_scores(recipe, material.manifest)
+    with pytest.raises(DataError, match="no scores by vocabulary item here"):
+        check_scores(material.selecting("run", score_by="type"), material.manifest)
+    with pytest.raises(DataError, match=r"score this one, or set data\.selection\.score_by: type$"):
+        check_scores(material.selecting("run", scores=str(tmp_path / "types")), material.manifest)
 
 
 def test_scores_made_anew_since_the_launch_are_refused(material: Material, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_a_base_with_another_rope_stands_in_for_a_longer_model(material: Materia
     assert set(check_models(settings, material.manifest)) == {"model", "base"}
     pair = open_pair(settings, Machine(device="cpu"))
     assert pair.base is not None
-    long, base = (network.get_submodule("model.rotary_emb") for network in (pair.long, pair.base))
+    long, base = (cast("Any", network.get_submodule("model.rotary_emb")) for network in (pair.long, pair.base))
     assert long.attention_scaling > 1.0
     assert base.attention_scaling == 1.0
     assert bool(long.get_buffer("inv_freq")[-1] < base.get_buffer("inv_freq")[-1])

@@ -14,7 +14,7 @@ from longspan.corpus.tokenizer import open_tokenizer
 from longspan.errors import ConfigError, DataError
 from longspan.impact.plots import plot_statistics
 from longspan.impact.run import score_corpus
-from longspan.impact.statistics import ImpactStatistics, collect_statistics, write_statistics
+from longspan.impact.statistics import ImpactStatistics, collect_statistics, vocabulary_scores, write_statistics
 from longspan.impact.token_types import vocabulary_types
 from tests.impact.conftest import Material, TextMaterial
 from tests.impact.test_part_of_speech import tag_words
@@ -76,6 +76,18 @@ def test_counts_are_those_of_a_plain_loop(text_material: TextMaterial, statistic
     assert statistics.vocabulary[0].name == tokenizer.convert_ids_to_tokens(best)
     assert statistics.vocabulary[0].count == items[best]
     assert [kind.mean for kind in statistics.vocabulary] == sorted((float(m) for m in means.values()), reverse=True)
+
+
+def test_means_of_the_items_are_those_of_a_plain_loop(text_material: TextMaterial) -> None:
+    manifest = load_manifest(text_material.corpus)
+    by_item: dict[int, list[float]] = defaultdict(list)
+    for _, token, score in scored_tokens(text_material):
+        by_item[token].append(score)
+    found = vocabulary_scores(text_material.impact, text_material.corpus)
+    assert (found.analysis, found.tokenizer) == (text_material.manifest.fingerprint, manifest.tokenizer.fingerprint)
+    assert found.count.tolist() == [len(by_item[item]) for item in range(manifest.tokenizer.vocab_size)]
+    for item, values in by_item.items():
+        assert found.mean[item] == pytest.approx(np.mean(values) if values else 0, abs=1e-12)
 
 
 def test_parts_of_speech(statistics: ImpactStatistics) -> None:

@@ -8,6 +8,7 @@ import pytest
 from longspan import storage
 from longspan.corpus.impact.manifest import ImpactManifest, load_impact
 from longspan.corpus.impact.settings import ScoreSettings
+from longspan.corpus.impact.vocabulary import read_vocabulary
 from longspan.impact.run import Status
 from longspan.launch import impact as launch_impact
 from longspan.launch.impact import describe, render_statistics, score
@@ -49,6 +50,7 @@ def test_statistics_lie_beside_the_scores(folder: Path, scored: tuple[str, Impac
     assert 0 < found.tokens < manifest.tokens
     assert storage.read_json(storage.join(output, "statistics.json"))["tokens"] == found.tokens
     assert storage.read_bytes(storage.join(output, "statistics.png")).startswith(b"\x89PNG")
+    assert read_vocabulary(output).count.sum() == found.tokens
     table = render_statistics(found)
     assert table.row_count == len(found.by_type)
     assert load_impact(output) == manifest

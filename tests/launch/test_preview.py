@@ -50,7 +50,7 @@ def test_positions_of_interleaved_chunks_are_measured_as_they_are_trained(make: 
         found: dict[str, Any] = storage.read_json(storage.join(recipe.run_uri, "plan.json"))["positions"]
         return found
 
-    plain, masked = measured(), measured(interleave={"chunks": 2, "cut": "equal"})
+    plain, masked = measured(), measured(interleave={"chunks": 2, "cut": "equal"}, document_mask=True)
     assert plain["interleave"] is None
     assert masked["interleave"] == "cip"
     assert plain["largest_position"] < masked["largest_position"] < 4096

@@ -149,6 +149,7 @@ def test_scores_are_made_absolute_with_the_other_paths(make: MakeRecipe) -> None
     [
         ({"selection": {"mode": "weighted", "from_length": 64}}, "data.selection: mode 'weighted' needs 'scores'"),
         ({"selection": {"mode": "uniform", "from_length": 64, "statistic": "sum"}}, "'statistic' has no meaning"),
+        ({"selection": {"mode": "uniform", "from_length": 64, "score_by": "type"}}, "'score_by' has no meaning"),
         (
             {"selection": {"mode": "prefix", "from_length": 16}},
             "'selection.from_length' 16 is below 'sample_length' 32",

@@ -116,7 +116,7 @@ def test_another_family_and_another_vocabulary_size_are_refused(tmp_path: Path) 
     a, b = tiny_model_directory(tmp_path / "a", "llama"), tiny_model_directory(tmp_path / "b", "mistral")
     assert "model_type differs: a has llama, b has mistral" in str(refusal((a, b)))
     wide = tiny_model_directory(tmp_path / "c", "llama", vocab_size=128)
-    assert "vocab_size differs: a has 96, b has 128" in str(refusal((a, wide)))
+    assert "vocabularies differ: vocab_size is 96 in a and 128 in b" in str(refusal((a, wide)))
 
 
 def test_an_unknown_family_and_quantised_weights_are_refused(pair: tuple[Path, Path], edit_config: Any) -> None:
@@ -136,9 +136,9 @@ def test_tokenizers_that_number_tokens_otherwise_are_refused(pair: tuple[Path, P
 
     write(pair[0], {"x": 0, "y": 1}, [("<s>", 2)])
     write(pair[1], {"x": 0, "y": 1}, [("<t>", 2)])
-    assert "differ in 2 tokens: '<s>' is id 2 in a and absent in b" in str(refusal(pair))
+    assert "differ in 2 tokens, '<s>' is id 2 in a and absent in b" in str(refusal(pair))
     write(pair[1], {"x": 1, "y": 0}, [("<s>", 2)])
-    assert "differ in 2 tokens: 'x' is id 0 in a and id 1 in b" in str(refusal(pair))
+    assert "differ in 2 tokens, 'x' is id 0 in a and id 1 in b" in str(refusal(pair))
     (pair[1] / "tokenizer.json").write_text("{}")
     assert "tokenizer.json is not a tokenizer.json with a vocabulary" in str(refusal(pair))
     write(pair[1], [["x", -1.0], ["y", -2.0]], [("<s>", 2)])

@@ -1,6 +1,7 @@
 """The average itself: exact, streamed, whole or not there, and a model like any other."""
 
 import json
+import os
 import weakref
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from longspan import storage
 from longspan.errors import CheckpointError, ConfigError, StorageError
 from longspan.merge import merge as module
 from longspan.merge import merge_checkpoints
-from longspan.merge.merge import average, averaged, plan_shards
-from longspan.merge.weights import Weights
+from longspan.merge.merge import average, plan_shards
+from longspan.merge.weights import Weights, open_weights
 from tests.tiny import FAMILIES, tiny_model_directory
 
 
@@ -120,43 +121,52 @@ def test_chunks_and_odd_shapes_change_nothing(monkeypatch: pytest.MonkeyPatch) -
     assert torch.equal(wide, a.double() * 0.75 + b.double() * 0.25)
 
 
-def test_one_tensor_a_side_is_held_at_a_time(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    alive: list[weakref.ref[torch.Tensor]] = []
-    most = 0
-    read = Weights.read
-
-    def spy(weights: Weights, name: str) -> torch.Tensor:
-        nonlocal most
-        tensor = read(weights, name)
-        alive[:] = [ref for ref in alive if ref() is not None] + [weakref.ref(tensor)]
-        most = max(most, len(alive))
-        return tensor
-
-    monkeypatch.setattr(Weights, "read", spy)
-    with Weights("a", pair[0]) as a, Weights("b", pair[1]) as b:
-        names = list(a.tensors)
-        # What a caller that keeps nothing sees: the same loop as the writer's, without its dictionary of results.
-        for _ in averaged(a, b, 0.5, dict.fromkeys(names, "F32"), names):
-            pass
-    assert len(names) > 10
-    assert most == 2
-
-
-def test_one_output_file_is_held_at_a_time(
+def test_one_tensor_a_side_and_one_result_is_held_at_a_time(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alive: list[weakref.ref[torch.Tensor]] = []
-    held: list[int] = []
+    """However many lie in one file: what a merge holds does not grow with the model."""
+    alive: dict[str, list[weakref.ref[torch.Tensor]]] = {"read": [], "made": []}
+    most = {"read": 0, "made": 0}
 
-    def spy(a: torch.Tensor, b: torch.Tensor, weight: float, dtype: str) -> torch.Tensor:
-        result = average(a, b, weight, dtype)
-        alive[:] = [ref for ref in alive if ref() is not None] + [weakref.ref(result)]
-        held.append(sum(tensor.nbytes for ref in alive if (tensor := ref()) is not None))
-        return result
+    def watch(kind: str, tensor: torch.Tensor) -> torch.Tensor:
+        alive[kind] = [ref for ref in alive[kind] if ref() is not None] + [weakref.ref(tensor)]
+        most[kind] = max(most[kind], len(alive[kind]))
+        return tensor
 
-    monkeypatch.setattr(module, "average", spy)
-    total = merge_checkpoints(str(pair[0]), str(pair[1]), str(tmp_path / "out"), shard_bytes=9000)["bytes"]
-    assert max(held) <= 9000 < total / 4
+    read = Weights.read
+    monkeypatch.setattr(Weights, "read", lambda weights, name: watch("read", read(weights, name)))
+    monkeypatch.setattr(module, "average", lambda *arguments: watch("made", average(*arguments)))
+    done = merge_checkpoints(str(pair[0]), str(pair[1]), str(tmp_path / "out"))
+    assert (done["files"], done["tensors"]) == (1, 21)
+    assert most == {"read": 2, "made": 1}
+
+
+def test_a_file_is_mapped_only_while_it_is_read(pair: tuple[Path, Path]) -> None:
+    """Mapped pages count as a process's memory, and in the end both models would be in them."""
+    weights = open_weights("a", pair[0])
+    kept = weights.read("lm_head.weight").clone()
+    assert str(pair[0]) not in Path("/proc/self/maps").read_text()
+    assert torch.equal(kept, tensors(pair[0])["lm_head.weight"])
+
+
+@pytest.mark.parametrize("where", ["a", "b"])
+def test_a_model_that_is_not_finite_is_no_result(pair: tuple[Path, Path], tmp_path: Path, where: str) -> None:
+    directory = pair["ab".index(where)]
+    held = tensors(directory)
+    held["model.norm.weight"][3] = float("nan")
+    save_file(held, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"tensor model\.norm\.weight of the result is not finite"):
+        merge_checkpoints(str(pair[0]), str(pair[1]), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_values_beyond_float16_are_no_result(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    held = tensors(pair[0])
+    held["model.norm.weight"][0] = 1e30
+    save_file(held, pair[0] / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="too large for float16; try --dtype bfloat16"):
+        merge_checkpoints(str(pair[0]), str(pair[1]), str(tmp_path / "out"), dtype="float16")
+    merge_checkpoints(str(pair[0]), str(pair[1]), str(tmp_path / "out"), dtype="bfloat16")
 
 
 @given(
@@ -242,6 +252,22 @@ def test_nothing_is_left_of_a_merge_that_fails_midway(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b"]
 
 
+def test_what_a_killed_merge_left_is_removed_by_the_next_and_a_running_one_s_is_not(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    import fcntl
+
+    for name in (".out.dead.partial", ".out.alive.partial", ".other.dead.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model-00001-of-00004.safetensors").write_text("half a model")
+    alive = os.open(tmp_path / ".out.alive.partial", os.O_RDONLY)
+    fcntl.flock(alive, fcntl.LOCK_EX)
+    merge_checkpoints(str(pair[0]), str(pair[1]), str(tmp_path / "out"))
+    os.close(alive)
+    left = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("."))
+    assert left == [".other.dead.partial", ".out.alive.partial"]
+
+
 def test_an_output_that_cannot_be_made_is_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"cannot write \S+file/out"):
@@ -269,6 +295,7 @@ def test_an_output_filled_meanwhile_is_not_replaced(
         ({"weight": float("nan")}, "--weight nan"),
         ({"dtype": "int8"}, "--dtype int8: must be one of float32, bfloat16, float16"),
         ({"rope": "c"}, "--rope c: must be a or b"),
+        ({"vocabulary": "c"}, "--vocabulary c: must be a or b"),
         ({"shard_bytes": 0}, "shard_bytes 0: must be at least 1"),
     ],
 )

@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 
 from longspan.errors import CheckpointError
 from longspan.merge import merge_checkpoints
-from longspan.merge.weights import INDEX, SINGLE, Weights
+from longspan.merge.weights import INDEX, SINGLE, open_weights
 
 
 def refused(directory: Path) -> str:
-    with pytest.raises(CheckpointError) as caught, Weights("b", directory):
-        pass
+    with pytest.raises(CheckpointError) as caught:
+        open_weights("b", directory)
     assert "\n" not in str(caught.value)
     assert "b: " in str(caught.value)
     return str(caught.value)
@@ -27,10 +27,10 @@ def shard(directory: Path, weight_map: dict[str, Any]) -> None:
 
 
 def test_lists_tensors_without_reading_them(pair: tuple[Path, Path]) -> None:
-    with Weights("a", pair[0]) as weights:
-        info = weights.tensors["lm_head.weight"]
-        assert (info.file, info.shape, info.dtype, info.num_elements) == (SINGLE, (64, 32), "F32", 2048)
-        assert weights.read("lm_head.weight").shape == (64, 32)
+    weights = open_weights("a", pair[0])
+    info = weights.tensors["lm_head.weight"]
+    assert (info.file, info.shape, info.dtype, info.num_bytes) == (SINGLE, (64, 32), "F32", 8192)
+    assert weights.read("lm_head.weight").shape == (64, 32)
 
 
 def test_a_missing_directory_and_missing_files(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -39,6 +39,9 @@ def test_a_missing_directory_and_missing_files(pair: tuple[Path, Path], tmp_path
     (pair[0] / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"a: .* has no config.json"):
         merge_checkpoints(*map(str, pair), str(tmp_path / "out"))
+    (pair[0] / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"a: .* it is an adapter; give the model that it is folded into"):
+        merge_checkpoints(str(pair[0]), str(pair[1]), str(tmp_path / "out"))
     (pair[1] / SINGLE).unlink()
     assert f"holds neither {SINGLE} nor {INDEX}" in refused(pair[1])
 

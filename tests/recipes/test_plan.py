@@ -12,6 +12,7 @@ from longspan.recipes.plan import (
     Record,
     evaluation_mark,
     inputs_of,
+    own_settings,
     plan_stages,
     read_record,
     record_values,
@@ -19,6 +20,7 @@ from longspan.recipes.plan import (
 )
 from tests.recipes.conftest import three_stages
 
+OWN = "its own settings have changed"
 EVALUATE = '{"manifest": "c", "text_source": "held", "lengths": [32]}'
 
 
@@ -36,7 +38,9 @@ def records(pipeline: Pipeline, made: Sequence[str], **changes: Record) -> dict[
     for stage in pipeline.stages:
         if stage.name in made:
             began_with = {name: "" if name == "base" else f"made-{name}" for name in inputs_of(stage)}
-            found[stage.folder] = Record(stage.name, marks[stage.name], began_with, made=f"made-{stage.name}")
+            found[stage.folder] = Record(
+                stage.name, marks[stage.name], began_with, made=f"made-{stage.name}", settings=own_settings(stage)
+            )
     return found | changes
 
 
@@ -68,11 +72,11 @@ def test_how_and_where_it_runs_may_change(file: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "stale", "reason", "remove"),
     [
-        ("stages.0.train.steps=5", "extend", "its own settings have changed", "01-extend, 02-replay, 03-blend"),
-        ("stages.1.train.steps=5", "replay", "its own settings have changed", "02-replay, 03-blend"),
-        ("stages.2.weight=0.25", "blend", "its own settings have changed", "03-blend"),
-        ("stages.2.a=extend", "blend", "its own settings have changed", "03-blend"),
-        ("stages.1.start=base", "replay", "its own settings have changed", "02-replay, 03-blend"),
+        ("stages.0.train.steps=5", "extend", f"{OWN} (train.steps was 4, is 5)", "01-extend, 02-replay, 03-blend"),
+        ("stages.1.train.steps=5", "replay", f"{OWN} (train.steps was 2, is 5)", "02-replay, 03-blend"),
+        ("stages.2.weight=0.25", "blend", f"{OWN} (weight was 0.5, is 0.25)", "03-blend"),
+        ("stages.2.a=extend", "blend", f'{OWN} (a was "base", is "extend")', "03-blend"),
+        ("stages.1.start=base", "replay", f'{OWN} (model.path was "extend", is "base")', "02-replay, 03-blend"),
         (
             "base=org/other",
             "extend",
@@ -95,6 +99,17 @@ def test_a_changed_stage_is_refused_by_name(file: Path, change: str, stale: str,
         f"output: stage '{stale}' in out does not fit any more: {reason}; remove {remove} there to make it again, or"
         " give another output"
     )
+
+
+def test_of_many_changes_three_are_told_and_of_an_old_record_none(file: Path) -> None:
+    found = records(load_pipeline(file), ["extend"])
+    values = {"steps": 5, "weight_decay": 0.5, "beta1": 0.8, "beta2": 0.9, "grad_clip": 2.0}
+    changed = load_pipeline(file, [f"stages.0.train.{key}={value}" for key, value in values.items()])
+    with pytest.raises(ConfigError, match=r"\(train\.steps was 4, is 5; .*; .*; and 2 more\); remove 01-extend"):
+        plan_stages(changed, found)
+    old = Record("extend", found["01-extend"].mark, {"base": ""}, made="made-extend")
+    with pytest.raises(ConfigError, match=r"its own settings have changed; remove 01-extend"):
+        plan_stages(changed, {"01-extend": old})
 
 
 def test_a_stage_stands_on_what_was_changed_and_made_again(file: Path) -> None:
@@ -142,12 +157,16 @@ def test_folders_of_another_pipeline_are_refused(file: Path) -> None:
 
 def test_a_model_is_asked_once_for_the_same_questions(file: Path) -> None:
     pipeline = load_pipeline(file, [f"evaluate={EVALUATE}", "stages.1.evaluate=false"])
-    assert pipeline.evaluate is not None
     found = records(pipeline, ["extend", "replay", "blend"])
     assert [step.evaluate for step in plan_stages(pipeline, found)] == [True, False, True]
-    mark = evaluation_mark(pipeline.evaluate, "made-extend")
+    mark = evaluation_mark(pipeline, "made-extend")
     found["01-extend"] = Record(**{**vars(found["01-extend"]), "evaluated": mark})
     assert [step.evaluate for step in plan_stages(pipeline, found)] == [False, False, True]
+    fixed = [f"evaluate={EVALUATE}", "stages.1.evaluate=false", "stages.1.seed=1", "stages.0.seed=0", "seed=9"]
+    other = load_pipeline(file, fixed)
+    assert evaluation_mark(other, "made-extend") != mark, "another seed asks other questions"
+    narrow = load_pipeline(file, [f"evaluate={EVALUATE}", "common.model.dtype=bfloat16"])
+    assert evaluation_mark(narrow, "made-base") != evaluation_mark(pipeline, "made-base")
     more = load_pipeline(file, [f"evaluate={EVALUATE}", "evaluate.lengths=[32,64]"])
     assert [(step.action, step.evaluate) for step in plan_stages(more, found)] == [("done", True)] * 3
     assert not any(step.evaluate for step in plan_stages(load_pipeline(file), found))

@@ -66,7 +66,9 @@ def write_model(network: Any, weights: dict[str, Tensor], settings: RopeSettings
             tokenizer.save_pretrained(directory)
         complete_config(Path(directory, "config.json"), settings)
         names = sorted(path.name for path in Path(directory).iterdir() if path.is_file())
+        # First, so that what is there without it is no model; then the rest, which may be half of an earlier attempt.
         storage.delete(storage.join(uri, "config.json"))
+        storage.delete_tree(uri)
         for name in [*(n for n in names if n != "config.json"), "config.json"]:
             storage.upload_file(str(Path(directory, name)), storage.join(uri, name))
 

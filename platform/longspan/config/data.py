@@ -1,6 +1,6 @@
 """The sections of a recipe about its samples: mix, upsampling, packing, selection, and positions."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -93,14 +93,21 @@ class Selection(Section):
     """Tokens of the long sample that the plan draws; `data.sample_length` of them are kept and trained on."""
     scores: str | None = None
     """Analysis of the corpus (local or s3://) that `longspan impact` wrote; `weighted` needs it."""
-    statistic: Literal["mean", "sum"] | None = None
-    """`weighted`: of the positive scores of a sentence's tokens; mean when left out."""
+    score_by: Literal["token", "type"] | None = None
+    """`weighted`: by the score of each `token` itself (the default), or by the mean of its `type`, the vocabulary item,
+    as LongRecipe's impactful token types: then an analysis of some text serves, of this corpus or of another with the
+    same tokenizer.
+    """
+    statistic: Literal["mean", "sum", "mean_abs"] | None = None
+    """`weighted`: of the positive scores of a sentence's tokens, or (`mean_abs`) of how large all of them are, help or
+    harm; mean when left out.
+    """
     temperature: NonNegativeFloat | None = None
     """`weighted`: 0 (the default) takes the highest, 1 draws in proportion to the scores."""
 
     @model_validator(mode="after")
     def _fields_fit_the_mode(self) -> "Selection":
-        for name in ("scores", "statistic", "temperature"):
+        for name in ("scores", "score_by", "statistic", "temperature"):
             if getattr(self, name) is not None and self.mode != "weighted":
                 raise ValueError(f"'{name}' has no meaning for mode '{self.mode}'; it belongs to ['weighted']")
         if self.mode == "weighted" and self.scores is None:
@@ -111,8 +118,8 @@ class Selection(Section):
 class Interleave(Section):
     """Chunks of a sample's documents mixed, so that what belongs together lies far apart (CIP, 2406.00605).
 
-    Drawn anew for every sample, whatever its source. Without `data.document_mask` (the paper's way) the tokens are put
-    in that order; with it they stay, and each gets the position that it would have there.
+    Drawn anew for every sample, whatever its source. Without `data.document_mask` (the paper's way, and the default
+    here) the tokens are put in that order; with it they stay, and each gets the position that it would have there.
     """
 
     method: Literal["cip", "utk"] = "cip"
@@ -153,7 +160,9 @@ class Data(Section):
     worker holds the blocks of all sources in memory (4 bytes a token, up to 2 GiB) and each chunk is read about once.
     """
     document_mask: bool = True
-    """Attention stays inside a document. Off: a sample is one document (UltraLong, CIP)."""
+    """Attention stays inside a document. Off: a sample is one document (UltraLong, CIP); so it is with `interleave`
+    when this is left out.
+    """
     attention_window: AttentionWindow | None = None
     """Attention begins within short blocks, which widen with the steps; left out: whole from the start."""
     selection: Selection | None = None
@@ -169,6 +178,14 @@ class Data(Section):
     def plan_length(self) -> int:
         """Tokens of a sample as the plan draws it; `sample_length` of them are trained on."""
         return self.selection.from_length if self.selection else self.sample_length
+
+    @model_validator(mode="before")
+    @classmethod
+    def _interleaved_samples_are_one_document(cls, values: Any) -> Any:
+        """The papers' way, as a default: a mask that is asked for stays."""
+        if isinstance(values, dict) and values.get("interleave") is not None:
+            return {"document_mask": False, **values}
+        return values
 
     @model_validator(mode="after")
     def _lengths_and_phases(self) -> "Data":

@@ -195,13 +195,18 @@ def to_yaml(section: BaseModel) -> str:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """Hash of everything that decides the numbers of a run; where and how fast it runs is left out.
+    """Hash of `deciding_values`.
 
     A run may go on with other workers, another sequence-parallel degree or another output of the trackers.
     """
+    return hashlib.sha256(json.dumps(deciding_values(recipe), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def deciding_values(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe decides the numbers of a run, as JSON has it; where and how fast it runs is left out."""
     values = recipe.model_dump(mode="json", exclude={"output", "parallel", "tracking", "evaluate", "name"})
     for key in ("micro_batch_size", "zero_stage", "save_every", "keep_checkpoints", "threads", "loss_chunk"):
         values["train"].pop(key)
     for key in ("attention", "gradient_checkpointing"):
         values["model"].pop(key)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+    return values

@@ -4,6 +4,7 @@
 its own values, later over earlier; here they become one checked `Recipe`.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,9 @@ class TrainSpec(Sections):
     """Recipe to begin with, a path relative to the pipeline's file; its model.path, output and evaluate are not taken.
     """
     seed: Annotated[int, Field(ge=0, lt=2**32), NUMBER] | None = None
-    """The extended recipe's when left out, else the pipeline's."""
+    """The extended recipe's when left out. Else the pipeline's for the first stage, and another for every later one,
+    drawn from that and the stage's name: with the same, stages over one corpus would read the same documents again.
+    """
     evaluate: bool = True
     """Ask its model what `evaluate` of the pipeline says."""
 
@@ -75,6 +78,8 @@ class MergeSpec(Section):
     """Share of b in the result."""
     rope: Literal["a", "b"] | None = None
     """The side whose RoPE, window and tokenizer the result keeps; needed where they differ."""
+    vocabulary: Literal["a", "b"] | None = None
+    """The side whose tokens the result keeps; needed where they differ. Rows of tokens of both sides are averaged."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Type of the result's weights; the tensors' own when left out."""
     evaluate: bool = True
@@ -108,7 +113,7 @@ class PipelineSpec(Section):
     revision: str | None = None
     """Commit hash or tag of `base` on the hub."""
     seed: Annotated[int, Field(ge=0, lt=2**32), NUMBER] = 0
-    """Seed of every stage that has none of its own."""
+    """Seed of the evaluation and of the first stage; decides those of the later stages."""
     common: Values = Field(default_factory=dict)
     """Sections that hold for every train stage, over those of the recipe that it extends."""
     evaluate: Evaluation | None = None
@@ -145,6 +150,7 @@ class MergeStage:
     rope: str | None
     dtype: str | None
     evaluate: bool
+    vocabulary: str | None = None
 
 
 Stage = TrainStage | MergeStage
@@ -214,7 +220,7 @@ def _stage(
             _check_known(name, known, file, f"{field}.{side}")
         if a == b:
             raise ConfigError(f"{file}: {field}: a and b are both '{a}'; name two different models")
-        return MergeStage(own.name, folder, a, b, own.weight, own.rope, own.dtype, own.evaluate)
+        return MergeStage(own.name, folder, a, b, own.weight, own.rope, own.dtype, own.evaluate, own.vocabulary)
     start = own.start or before
     _check_known(start, known, file, f"{field}.start")
     folders = {stage.name: stage.folder for stage in earlier}
@@ -256,7 +262,7 @@ def _recipe(
         except ConfigError as error:
             raise ConfigError(f"{file}: {field}.extends: {error}") from None
     values = overlay(overlay(extended, common), own.given())
-    seed = own.seed if own.seed is not None else extended.get("seed", spec.seed)
+    seed = own.seed if own.seed is not None else extended.get("seed", _stage_seed(spec, own.name))
     values |= {"name": f"{spec.name}-{own.name}", "output": output, "seed": seed}
     values.pop("evaluate", None)
     model = _mapping(values.get("model"))
@@ -268,6 +274,12 @@ def _recipe(
     except ConfigError as error:
         layers = ((field, own.given()), ("common", common), (f"{field}.extends ({own.extends})", extended))
         raise type(error)(f"{file}: {_place(str(error).removeprefix(': '), layers)}") from None
+
+
+def _stage_seed(spec: PipelineSpec, name: str) -> int:
+    if spec.stages[0].get("name") == name:
+        return spec.seed
+    return int.from_bytes(hashlib.sha256(f"{spec.seed} {name}".encode()).digest()[:4])
 
 
 def _mapping(value: Any) -> Values:
@@ -320,7 +332,7 @@ def _parse_at(model: type[Any], values: Values, file: Path, field: str) -> Any:
 
 
 def show_pipeline(pipeline: Pipeline) -> str:
-    """The pipeline as YAML with every default of every stage written out."""
+    """The pipeline as YAML with every default of every stage written out; `load_pipeline` reads the same from it."""
     values = {
         "name": pipeline.name,
         "output": pipeline.output,
@@ -335,8 +347,10 @@ def show_pipeline(pipeline: Pipeline) -> str:
 
 def _shown(stage: Stage) -> Values:
     if isinstance(stage, MergeStage):
-        keys = ("name", "a", "b", "weight", "rope", "dtype", "evaluate")
+        keys = ("name", "a", "b", "weight", "rope", "vocabulary", "dtype", "evaluate")
         return {"type": "merge", **{key: getattr(stage, key) for key in keys}}
     sections = {name: getattr(stage.recipe, name).model_dump(mode="json") for name in SECTIONS}
+    if stage.start is not None:  # which says where it begins, and may be said but once
+        del sections["model"]["path"], sections["model"]["revision"]
     head = {"type": "train", "name": stage.name, "start": stage.start, "seed": stage.recipe.seed}
     return {**head, "evaluate": stage.evaluate, **sections}

@@ -114,7 +114,8 @@ def check_synl(corpus: Corpus, source: SynlSource, tokenizer: "PreTrainedTokeniz
             " path of its fast version (tokenizer.json)"
         )
     frame = sum(ids.size for ids in _frame(corpus, tokenizer))
-    check_room(_synl_settings(source), _key(corpus, _SYNL, source.name), lambda text: frame + _count(tokenizer, text))
+    key = _key(corpus, _SYNL, source.name)
+    check_room(_synl_settings(source), key, source.documents, lambda text: frame + _count(tokenizer, text))
 
 
 def _kept(documents: Iterator[Document | None], skipped: list[int]) -> Iterator[Document]:

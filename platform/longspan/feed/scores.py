@@ -18,6 +18,7 @@ from longspan.corpus.impact.longce import longce_weights
 from longspan.corpus.impact.manifest import ImpactManifest, load_impact
 from longspan.corpus.impact.reader import ImpactReader
 from longspan.corpus.impact.selection import Selection, SelectionRule, select_sentences, sentence_starts, splice
+from longspan.corpus.impact.vocabulary import VocabularyScores, read_vocabulary
 from longspan.corpus.manifest import Manifest
 from longspan.errors import ConfigError, DataError
 from longspan.feed.batch import Sample, Tokens, spans_of
@@ -43,12 +44,14 @@ class ScoreUse:
     Attributes:
         rule: how sentences or chunks are selected; None keeps samples as they are planned.
         selection: scores that `rule` goes by, if it does.
+        by_type: it goes by their means of the vocabulary's items, which need not be of this corpus.
         gamma: largest LongCE weight; None weighs targets as the corpus does.
         weighting: scores that the weights come from.
     """
 
     rule: SelectionRule | ChunkRule | None = None
     selection: Analysis | None = None
+    by_type: bool = False
     gamma: float | None = None
     weighting: Analysis | None = None
 
@@ -58,12 +61,13 @@ NO_SCORES = ScoreUse()
 
 @dataclass(frozen=True)
 class OpenScores:
-    """A `ScoreUse` over an open corpus; `ends_sentence` is bool [vocab_size]."""
+    """A `ScoreUse` over an open corpus; `ends_sentence` is bool [vocab_size], `item_scores` float32 [vocab_size]."""
 
     use: ScoreUse
     seed: int
     ends_sentence: NDArray[np.bool_]
     selection: ImpactReader | None
+    item_scores: NDArray[np.float32] | None
     weighting: ImpactReader | None
 
 
@@ -76,6 +80,7 @@ def score_use(recipe: Recipe) -> ScoreUse:
     return ScoreUse(
         rule=_rule(recipe, selection) if selection else None,
         selection=found.get("data.selection.scores"),
+        by_type=_is_by_type(recipe),
         gamma=weighting.gamma if isinstance(weighting, LongCE) else None,
         weighting=found.get("data.loss_weighting.scores"),
     )
@@ -98,24 +103,29 @@ def scores_mark(recipe: Recipe) -> str:
 
 
 def check_scores(recipe: Recipe, manifest: Manifest) -> None:
-    """Are the recipe's scores those of its corpus, and of all that the mix draws from?
+    """Are the recipe's scores those of its corpus, and of all that the mix draws from? By type they may be of any text
+    in the same tokens.
 
     Raises:
         ConfigError: LongCE weights are asked of scores that are not differences of log-probabilities.
-        DataError: an analysis is missing, damaged, of another corpus, or leaves documents of the mix out.
+        DataError: an analysis is missing, damaged, of another corpus or tokenizer, or leaves documents of the mix out.
     """
     drawn = {name for phase in recipe.data.mix for name, share in phase_weights(phase).items() if share > 0}
     for field, uri in _named_analyses(recipe):
         impact = load_impact(uri)
+        if field == "data.selection.scores" and _is_by_type(recipe):
+            _vocabulary(Analysis(uri, impact.fingerprint), manifest)
+            continue
+        mend = ", or set data.selection.score_by: type" if field == "data.selection.scores" else ""
         if impact.corpus != manifest.fingerprint:
             raise DataError(
-                f"{field}: {uri} holds the scores of another corpus than {recipe.data.manifest}; score this one"
+                f"{field}: {uri} holds the scores of another corpus than {recipe.data.manifest}; score this one{mend}"
             )
         for name in sorted(drawn):
             if not _covers(impact, manifest, name):
                 raise DataError(
                     f"{field}: {uri} does not hold the scores of all of source '{name}', which data.mix draws from;"
-                    " score it too"
+                    f" score it too{mend}"
                 )
         if field == "data.loss_weighting.scores" and impact.settings.measure != "logprob":
             raise ConfigError(f"{field}: {uri} has differences of {impact.settings.measure}s; LongCE needs logprob")
@@ -127,12 +137,15 @@ def open_scores(use: ScoreUse, manifest: Manifest, seed: int) -> OpenScores:
     Raises:
         DataError: an analysis is missing, of another corpus, or not the one that the run was launched with.
     """
-    readers = {analysis: _reader(analysis, manifest) for analysis in {use.selection, use.weighting} if analysis}
+    whole = {use.weighting, None if use.by_type else use.selection}
+    readers = {analysis: _reader(analysis, manifest) for analysis in whole if analysis}
+    of_items = use.selection if use.by_type else None
     return OpenScores(
         use=use,
         seed=seed,
         ends_sentence=manifest.ends_sentence(),
-        selection=readers[use.selection] if use.selection else None,
+        selection=readers[use.selection] if use.selection and not use.by_type else None,
+        item_scores=_vocabulary(of_items, manifest).item_scores() if of_items else None,
         weighting=readers[use.weighting] if use.weighting else None,
     )
 
@@ -186,8 +199,15 @@ def _sentences(scores: OpenScores, rule: SelectionRule, sample: Sample, tokens: 
         tokens.size,
         seed=scores.seed,
         index=sample.index,
-        scores=scores.selection.gather(sample.offsets, sample.lengths) if scores.selection else None,
+        scores=_scores_of(scores, sample, tokens),
     )
+
+
+def _scores_of(scores: OpenScores, sample: Sample, tokens: NDArray[np.uint32]) -> NDArray[np.float32] | None:
+    """What sentences are chosen by, [num_tokens] of the sample."""
+    if scores.item_scores is not None:
+        return scores.item_scores[tokens]
+    return scores.selection.gather(sample.offsets, sample.lengths) if scores.selection else None
 
 
 def _named_analyses(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -197,6 +217,10 @@ def _named_analyses(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "data.selection.scores", selection.scores
     if isinstance(weighting, LongCE):
         yield "data.loss_weighting.scores", weighting.scores
+
+
+def _is_by_type(recipe: Recipe) -> bool:
+    return recipe.data.selection is not None and recipe.data.selection.score_by == "type"
 
 
 def _covers(impact: ImpactManifest, manifest: Manifest, source: str) -> bool:
@@ -210,3 +234,14 @@ def _reader(analysis: Analysis, manifest: Manifest) -> ImpactReader:
     if reader.manifest.fingerprint != analysis.fingerprint:
         raise DataError(f"{analysis.uri}: the corpus was scored anew since the run began; start the run again")
     return reader
+
+
+def _vocabulary(analysis: Analysis, manifest: Manifest) -> VocabularyScores:
+    found = read_vocabulary(analysis.uri)
+    if found.analysis != analysis.fingerprint:
+        raise DataError(f"{analysis.uri}: scored anew since its items were counted; run `longspan impact` again")
+    if found.tokenizer != manifest.tokenizer.fingerprint:
+        raise DataError(
+            f"data.selection.scores: {analysis.uri} is of a corpus with another tokenizer; score text in this one's"
+        )
+    return found

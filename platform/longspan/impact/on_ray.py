@@ -31,7 +31,7 @@ class _Scorer:
             return {
                 "error": f"{type(error).__name__}: {error}",
                 "number": -1,
-                **asdict(PartInfo("", 0, 0, 0, 0, 0, "")),
+                **asdict(_NO_PART),
             }
         return {"error": "", "number": done.number, **asdict(done.part)}
 
@@ -61,6 +61,7 @@ def _run(do_unit: DoUnit, units: Sequence[Unit], actors: int, cpus_per_actor: fl
     import logging
 
     import ray
+    import ray.data  # it sets its log levels when it is imported, so before ours
 
     if not ray.is_initialized():
         raise LaunchError("impact: no Ray cluster was joined; join one first, or run without Ray")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from longspan import storage
 from longspan.corpus.impact.reader import ImpactReader
+from longspan.corpus.impact.vocabulary import VocabularyScores
 from longspan.corpus.manifest import load_manifest
 from longspan.corpus.reader import TokenReader
 from longspan.corpus.tokenizer import open_tokenizer
@@ -127,6 +128,27 @@ def collect_statistics(
         untagged_documents=speech.untagged if speech is not None else 0,
         by_position=_position_shares(by_position, types),
         vocabulary=kind_counts(names, items[:, best], tokens, top),
+    )
+
+
+def vocabulary_scores(impact: str, corpus: str) -> VocabularyScores:
+    """Mean score of each vocabulary item over a finished analysis, in one pass over its parts.
+
+    Raises:
+        DataError: analysis or corpus is damaged, or they do not belong together.
+        StorageError: a file could not be read.
+    """
+    manifest = load_manifest(corpus)
+    scores, reader = ImpactReader(impact, manifest), TokenReader(corpus, manifest)
+    items = np.zeros((3, manifest.tokenizer.vocab_size))
+    for batch in _batches(scores, reader):
+        own = batch.is_scored
+        items += token_sums(batch.tokens[own], batch.scores[own], np.zeros(int(own.sum()), np.bool_), items.shape[1])
+    return VocabularyScores(
+        scores.manifest.fingerprint,
+        manifest.tokenizer.fingerprint,
+        items[0].astype(np.int64),
+        items[1] / np.maximum(items[0], 1),
     )
 
 

@@ -57,7 +57,8 @@ def score(
 def describe(
     corpus: str, output: str, *, top_share: float = 0.2, tagger: str | None = None, min_count: int = 20
 ) -> "ImpactStatistics":
-    """Statistics of a finished analysis; writes OUTPUT/statistics.json and OUTPUT/statistics.png.
+    """Statistics of a finished analysis; writes OUTPUT/statistics.json, OUTPUT/statistics.png and, for selection by
+    vocabulary item, OUTPUT/vocabulary.parquet.
 
     Args:
         tagger: `spacy`, `spacy:MODEL` or `nltk` for parts of speech; None counts token types only.
@@ -65,13 +66,15 @@ def describe(
     Raises:
         ConfigError, DataError, StorageError: as `impact.statistics.collect_statistics` and `open_tagger`.
     """
+    from longspan.corpus.impact.vocabulary import write_vocabulary
     from longspan.impact.part_of_speech import open_tagger
     from longspan.impact.plots import plot_statistics
-    from longspan.impact.statistics import collect_statistics, write_statistics
+    from longspan.impact.statistics import collect_statistics, vocabulary_scores, write_statistics
 
     opened = open_tagger(tagger) if tagger is not None else None
     found = collect_statistics(output, corpus, top_share=top_share, tagger=opened, min_count=min_count)
     write_statistics(found, storage.join(output, STATISTICS_FILE))
+    write_vocabulary(output, vocabulary_scores(output, corpus))
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / PLOT_FILE
         plot_statistics(found, picture)

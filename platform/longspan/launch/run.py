@@ -8,6 +8,7 @@ from longspan.config.recipe import Recipe
 from longspan.errors import LongspanError
 from longspan.launch.stage import located, stage_run
 from longspan.observe.metrics import read_metrics
+from longspan.observe.report import write_report
 from longspan.versions import versions
 
 
@@ -22,6 +23,8 @@ def train(recipe: Recipe, show_progress: bool = True) -> dict[str, Any]:
     if storage.exists(summary_uri):
         earlier: dict[str, Any] = storage.read_json(summary_uri)
         if earlier.get("finished") and earlier.get("evaluate") == recipe.evaluate.model_dump(mode="json"):
+            if not storage.exists(storage.join(recipe.run_uri, "report.html")):  # killed between the two
+                write_report(recipe.run_uri)
             return earlier
     started = time.perf_counter()
     finished = True
@@ -37,8 +40,6 @@ def train(recipe: Recipe, show_progress: bool = True) -> dict[str, Any]:
     if finished and recipe.evaluate.lengths:
         summary["evaluation"] = evaluate_checkpoint(storage.join(recipe.run_uri, "checkpoint"), recipe)
     storage.write_json(summary_uri, summary)
-    from longspan.observe.report import write_report
-
     write_report(recipe.run_uri)
     return summary
 

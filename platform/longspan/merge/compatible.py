@@ -1,10 +1,9 @@
-"""Whether two checkpoints may be averaged at all (architecture, vocabulary, tensors), and whose positions are kept.
+"""Whether two checkpoints may be averaged at all (architecture, tensors), and whose positions are kept.
 
 Averaging weights that were trained at different RoPE bases is LongRecipe's practice, but which base the result runs at
 is a choice that nobody may guess (its code keeps the extended model's without a word; mergekit refuses).
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from longspan.merge.weights import ITEM_BYTES, TensorInfo, Weights
 
 ARCHITECTURE = (
     "model_type",
-    "vocab_size",
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -29,6 +27,7 @@ ARCHITECTURE = (
 )
 """config.json keys that decide what the numbers in a tensor mean."""
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+_GIVE = "give a Hugging Face model directory"
 
 
 def read_config(side: str, directory: Path) -> dict[str, Any]:
@@ -42,7 +41,9 @@ def read_config(side: str, directory: Path) -> dict[str, Any]:
     from longspan.model.load import FAMILIES
 
     if not (directory / "config.json").is_file():
-        raise CheckpointError(f"merge: {side}: {directory} has no config.json; give a Hugging Face model directory")
+        adapter = (directory / "adapter_config.json").is_file()
+        mend = "it is an adapter; give the model that it is folded into" if adapter else _GIVE
+        raise CheckpointError(f"merge: {side}: {directory} has no config.json; {mend}")
     try:
         config: dict[str, Any] = AutoConfig.from_pretrained(directory, trust_remote_code=False).to_dict()
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -67,38 +68,6 @@ def check_architecture(a: dict[str, Any], b: dict[str, Any]) -> None:
                 f"merge: {key} differs: a has {a.get(key)}, b has {b.get(key)}; only models of one architecture can be"
                 " averaged"
             )
-
-
-def check_vocabulary(a: Path, b: Path) -> None:
-    """Raises CheckpointError where both sides have a tokenizer.json and a token has not the same id in both."""
-    files = [directory / "tokenizer.json" for directory in (a, b)]
-    if not all(file.is_file() for file in files):
-        return
-    tokens_a, tokens_b = (_token_ids(side, file) for side, file in zip("ab", files, strict=True))
-    different = [token for token in tokens_a.keys() | tokens_b.keys() if tokens_a.get(token) != tokens_b.get(token)]
-    if different:
-        token = min(different)
-        raise CheckpointError(
-            f"merge: the tokenizers differ in {len(different)} tokens: {token!r} is {_id_text(tokens_a.get(token))} in"
-            f" a and {_id_text(tokens_b.get(token))} in b; rows of the embedding would mix different tokens"
-        )
-
-
-def _id_text(index: int | None) -> str:
-    return "absent" if index is None else f"id {index}"
-
-
-def _token_ids(side: str, file: Path) -> dict[str, int]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        vocabulary = content["model"]["vocab"]
-        # Unigram models keep a list of (token, score) in the order of ids.
-        pairs = (
-            vocabulary.items() if isinstance(vocabulary, dict) else ((item[0], i) for i, item in enumerate(vocabulary))
-        )
-        return dict(pairs) | {entry["content"]: entry["id"] for entry in content.get("added_tokens") or []}
-    except (ValueError, KeyError, TypeError, IndexError):
-        raise CheckpointError(f"merge: {side}: {file} is not a tokenizer.json with a vocabulary") from None
 
 
 def positions(side: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -139,10 +108,11 @@ def choose_side(a: dict[str, Any], b: dict[str, Any], rope: str | None) -> str:
     )
 
 
-def check_tensors(a: Weights, b: Weights, tied: bool) -> list[str]:
+def check_tensors(a: Weights, b: Weights, tied: bool, by_token: bool = False) -> list[str]:
     """Names of the tensors to average, in the order of a's files.
 
-    A model with tied embeddings may hold a copy of them as `lm_head.weight`; an equal copy is left out.
+    A model with tied embeddings may hold a copy of them as `lm_head.weight`; an equal copy is left out. With `by_token`
+    the number of rows of the embeddings may differ.
 
     Raises:
         CheckpointError: a tensor that one side lacks, another shape, a type that cannot be averaged, or a tied head
@@ -165,13 +135,13 @@ def check_tensors(a: Weights, b: Weights, tied: bool) -> list[str]:
     for name, info in a.tensors.items():
         if name not in sides[0]:
             continue
-        _check_pair(name, info, b.tensors[name])
+        _check_pair(name, info, b.tensors[name], rows_may_differ=by_token and name in (HEAD, EMBEDDING))
         names.append(name)
     return names
 
 
-def _check_pair(name: str, a: TensorInfo, b: TensorInfo) -> None:
-    if a.shape != b.shape:
+def _check_pair(name: str, a: TensorInfo, b: TensorInfo, *, rows_may_differ: bool) -> None:
+    if a.shape[1:] != b.shape[1:] if rows_may_differ else a.shape != b.shape:
         raise CheckpointError(
             f"merge: tensor {name} has shape {list(a.shape)} in a and {list(b.shape)} in b; they must agree"
         )

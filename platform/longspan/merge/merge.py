@@ -5,7 +5,8 @@ Called by the command line and by `recipes`; reads and writes whole directories,
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from longspan import storage
 from longspan.errors import CheckpointError, ConfigError
 from longspan.merge import compatible
 from longspan.merge.output import Put, check_free, new_directory
-from longspan.merge.weights import INDEX, ITEM_BYTES, SINGLE, TensorInfo, Weights
+from longspan.merge.stream import write_tensors
+from longspan.merge.vocabulary import Rows, match_vocabularies
+from longspan.merge.weights import INDEX, ITEM_BYTES, SINGLE, TensorInfo, Weights, open_weights
 
 SHARD_BYTES = 2 << 30
-"""Bytes of weights in one output file, and so about what a merge holds in memory."""
-CHUNK_ELEMENTS = 1 << 24
-"""Elements averaged at once in float32 (64 MiB a side)."""
+"""Bytes of weights in one output file."""
+CHUNK_ELEMENTS = 1 << 20
+"""Elements averaged at once in float32 (4 MiB a side)."""
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 COMPANIONS = (
     "generation_config.json",
@@ -33,7 +36,9 @@ COMPANIONS = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""Files that go along unchanged from the side whose config.json is kept."""
+"""Files that go along unchanged from the side whose vocabulary is kept, else from the one whose config.json is."""
+TOKEN_KEYS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+"""config.json keys that go with the vocabulary."""
 
 
 def merge_checkpoints(
@@ -43,64 +48,68 @@ def merge_checkpoints(
     *,
     weight: float = 0.5,
     rope: str | None = None,
+    vocabulary: str | None = None,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> dict[str, Any]:
     """Write (1 - weight) * a + weight * b to `output`.
 
     Args:
-        a, b: Hugging Face directories with safetensors weights, local or s3://; LongRecipe's original and extended
-            model.
+        a, b: Hugging Face directories with safetensors weights, local or s3://; the original and the extended model.
         output: directory to make, local or s3://; must be absent or empty.
         weight: share of B in the result, in [0, 1]: 0 gives a, 1 gives b, 0.5 is LongRecipe's plain average.
         rope: `a` or `b`, the side whose config.json (RoPE, max_position_embeddings, sliding window) and tokenizer the
             result keeps; needed only where the two differ.
-        dtype: `float32`, `bfloat16` or `float16` of the result; the tensors' own type when left out. The average itself
-            is computed in float32.
+        vocabulary: `a` or `b`, the side whose tokens (and tokenizer) the result keeps; needed only where the two
+            differ. Rows of tokens that the other side has too are averaged, the others are this side's.
+        dtype: `float32`, `bfloat16` or `float16`; the tensors' own when left out. The average is computed in float32.
         shard_bytes: most bytes of weights in one file.
 
     Returns:
-        {a, b, output, weight, rope, dtype, tensors, parameters, bytes, files}, JSON-able.
+        {a, b, output, weight, rope, vocabulary (None where both are alike), dtype, tensors, parameters, bytes, files}.
 
     Raises:
-        ConfigError: an argument out of range, an output that is not empty, or RoPE settings that differ without `rope`.
-        CheckpointError: the two cannot be averaged (see `merge.compatible`), or one is incomplete or not safetensors.
+        ConfigError: an argument out of range, an output that is not empty, RoPE settings that differ without `rope`, or
+            vocabularies that differ without `vocabulary`.
+        CheckpointError: the two cannot be averaged (see `merge.compatible`), one is incomplete or not safetensors, or a
+            tensor of the result is not finite.
         StorageError: something cannot be read or written.
     """
-    _check_arguments(weight, rope, dtype)
+    _check_arguments(weight, rope, vocabulary, dtype)
     check_free(output)
-    directories = [_directory(side, uri) for side, uri in (("a", a), ("b", b))]
-    configs = [compatible.read_config(side, directory) for side, directory in zip("ab", directories, strict=True)]
-    compatible.check_architecture(configs[0], configs[1])
-    compatible.check_vocabulary(directories[0], directories[1])
-    kept = compatible.choose_side(configs[0], configs[1], rope)
-    with Weights("a", directories[0]) as from_a, Weights("b", directories[1]) as from_b:
-        names = compatible.check_tensors(from_a, from_b, bool(configs[0].get("tie_word_embeddings")))
-        types = {name: _result_type(name, from_a.tensors[name], from_b.tensors[name], dtype) for name in names}
-        sizes = {name: from_a.tensors[name].num_elements * ITEM_BYTES[types[name]] for name in names}
-        shards = plan_shards(sizes, shard_bytes)
-        with new_directory(output) as put:
-            _write_weights(put, from_a, from_b, weight, types, shards, sum(sizes.values()))
-            _write_companions(put, directories["ab".index(kept)], set(types.values()))
+    directories = (_directory("a", a), _directory("b", b))
+    configs = (compatible.read_config("a", directories[0]), compatible.read_config("b", directories[1]))
+    compatible.check_architecture(*configs)
+    rows = match_vocabularies(directories, configs, vocabulary)
+    kept = compatible.choose_side(*configs, rope)
+    mix = _open_mix(directories, bool(configs[0].get("tie_word_embeddings")), weight, dtype, rows)
+    shards = plan_shards({name: info.num_bytes for name, info in mix.result.items()}, shard_bytes)
+    with new_directory(output) as put:
+        _write_weights(put, mix, shards)
+        speaker = kept if rows is None else rows.side
+        _write_companions(put, directories["ab".index(kept)], directories["ab".index(speaker)], mix.dtype)
     return {
         "a": a,
         "b": b,
         "output": output,
         "weight": weight,
         "rope": kept,
-        "dtype": _torch_name(set(types.values())),
-        "tensors": len(names),
-        "parameters": sum(from_a.tensors[name].num_elements for name in names),
-        "bytes": sum(sizes.values()),
+        "vocabulary": None if rows is None else rows.side,
+        "dtype": mix.dtype,
+        "tensors": len(mix.result),
+        "parameters": mix.num_parameters,
+        "bytes": mix.num_bytes,
         "files": len(shards),
     }
 
 
-def _check_arguments(weight: float, rope: str | None, dtype: str | None) -> None:
+def _check_arguments(weight: float, rope: str | None, vocabulary: str | None, dtype: str | None) -> None:
     if not 0 <= weight <= 1:
         raise ConfigError(f"merge: --weight {weight}: must be in [0, 1], the share of b in the result")
     if rope not in (None, "a", "b"):
         raise ConfigError(f"merge: --rope {rope}: must be a or b, the side whose RoPE settings the result keeps")
+    if vocabulary not in (None, "a", "b"):
+        raise ConfigError(f"merge: --vocabulary {vocabulary}: must be a or b, the side whose tokens the result keeps")
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"merge: --dtype {dtype}: must be one of {', '.join(DTYPES)}")
 
@@ -122,12 +131,60 @@ def average(a: Any, b: Any, weight: float, dtype: str) -> Any:
     return result
 
 
-def averaged(
-    a: Weights, b: Weights, weight: float, types: Mapping[str, str], names: Sequence[str]
-) -> Iterator[tuple[str, Any]]:
-    """Name and averaged tensor, one after another; at any time one tensor of each side is held."""
-    for name in names:
-        yield name, average(a.read(name), b.read(name), weight, types[name])
+@dataclass(frozen=True)
+class Mix:
+    """(1 - weight) * a + weight * b, by `rows` where the vocabularies differ; `result` is what each tensor becomes."""
+
+    a: Weights
+    b: Weights
+    weight: float
+    rows: Rows | None
+    result: Mapping[str, TensorInfo]
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(info.num_elements for info in self.result.values())
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(info.num_bytes for info in self.result.values())
+
+    @property
+    def dtype(self) -> str:
+        """torch's name of the result's type; the widest where tensors differ (norms kept in float32)."""
+        return _torch_name(max((info.dtype for info in self.result.values()), key=ITEM_BYTES.__getitem__))
+
+    def tensor(self, name: str) -> Any:
+        """The averaged tensor; one tensor of each side is held for it.
+
+        Raises:
+            CheckpointError: it is not finite: an input is not, or the type is too narrow.
+        """
+        import torch
+
+        dtype = self.result[name].dtype
+        if self.rows is not None and name in (compatible.HEAD, compatible.EMBEDDING):
+            result = _average_rows(self.a.read(name), self.b.read(name), self.weight, dtype, self.rows)
+        else:
+            result = average(self.a.read(name), self.b.read(name), self.weight, dtype)
+        if not torch.isfinite(result).all():
+            wider = " or too large for float16; try --dtype bfloat16" if dtype == "F16" else ""
+            raise CheckpointError(
+                f"merge: tensor {name} of the result is not finite: that of a or b is damaged or diverged{wider}"
+            )
+        return result
+
+
+def _average_rows(a: Any, b: Any, weight: float, dtype: str, rows: Rows) -> Any:
+    import torch
+
+    other = torch.from_numpy(rows.other)
+    shared = other >= 0
+    mine, theirs = (a, b) if rows.side == "a" else (b, a)
+    result = mine.to(_torch_dtype(dtype), copy=True)
+    both = (mine[shared], theirs[other[shared]])
+    result[shared] = average(*(both if rows.side == "a" else both[::-1]), weight, dtype)
+    return result
 
 
 def plan_shards(sizes: Mapping[str, int], shard_bytes: int) -> list[list[str]]:
@@ -159,6 +216,16 @@ def _directory(side: str, uri: str) -> Path:
     return path
 
 
+def _open_mix(directories: tuple[Path, Path], tied: bool, weight: float, dtype: str | None, rows: Rows | None) -> Mix:
+    """The two checkpoints, checked tensor by tensor, and what becomes of each."""
+    a, b = open_weights("a", directories[0]), open_weights("b", directories[1])
+    result = {}
+    for name in compatible.check_tensors(a, b, tied, by_token=rows is not None):
+        like = (b if rows is not None and rows.side == "b" else a).tensors[name]
+        result[name] = replace(like, dtype=_result_type(name, a.tensors[name], b.tensors[name], dtype))
+    return Mix(a, b, weight, rows, result)
+
+
 def _result_type(name: str, a: TensorInfo, b: TensorInfo, dtype: str | None) -> str:
     if dtype is not None:
         return DTYPES[dtype]
@@ -169,37 +236,42 @@ def _result_type(name: str, a: TensorInfo, b: TensorInfo, dtype: str | None) -> 
     return a.dtype
 
 
-def _write_weights(
-    put: Put, a: Weights, b: Weights, weight: float, types: Mapping[str, str], shards: list[list[str]], total: int
-) -> None:
-    from safetensors.torch import save_file
-
+def _write_weights(put: Put, mix: Mix, shards: list[list[str]]) -> None:
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         weight_map |= dict.fromkeys(names, file)
 
         def write(path: Path, names: list[str] = names) -> None:
-            save_file(dict(averaged(a, b, weight, types, names)), path, metadata={"format": "pt"})
+            write_tensors(path, {name: mix.result[name] for name in names}, mix.tensor)
 
         put(file, write)
     if len(shards) > 1:
-        parameters = sum(a.tensors[name].num_elements for name in weight_map)
-        index = {"metadata": {"total_parameters": parameters, "total_size": total}, "weight_map": weight_map}
+        totals = {"total_parameters": mix.num_parameters, "total_size": mix.num_bytes}
+        index = {"metadata": totals, "weight_map": weight_map}
         put(INDEX, lambda path: _write_json(path, index))
 
 
-def _write_companions(put: Put, directory: Path, types: set[str]) -> None:
-    """Tokenizer and generation files, then config.json with the type of the weights: the file that makes it a model."""
+def _write_companions(put: Put, directory: Path, speaker: Path, dtype: str) -> None:
+    """Tokenizer and generation files of `speaker`, then the config.json of `directory` with the type of the weights and
+    the tokens of `speaker`: the file that makes it a model.
+    """
     for name in COMPANIONS:
-        source = directory / name
+        source = speaker / name
         if source.is_file():
             content = source.read_bytes()
             put(name, lambda path, content=content: _write_bytes(path, content))  # type: ignore[misc]
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = _config(directory)
+    tokens = _config(speaker)
+    config |= {key: tokens[key] for key in TOKEN_KEYS if key in tokens}
     # Both names: transformers 5 reads the first, older readers the second.
-    config["dtype"] = config["torch_dtype"] = _torch_name(types)
+    config["dtype"] = config["torch_dtype"] = dtype
     put("config.json", lambda path: _write_json(path, config))
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return config
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -210,13 +282,11 @@ def _write_bytes(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _torch_name(types: set[str]) -> str:
-    """Name of the result's type; the widest where tensors differ (norms kept in float32)."""
-    names = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-    return names[max(types, key=lambda kind: ITEM_BYTES[kind])]
+def _torch_name(dtype: str) -> str:
+    return {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}[dtype]
 
 
 def _torch_dtype(dtype: str) -> Any:
     import torch
 
-    return getattr(torch, _torch_name({dtype}))
+    return getattr(torch, _torch_name(dtype))

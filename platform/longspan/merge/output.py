@@ -4,6 +4,8 @@ What `merge` writes its model into. Nothing opens a model directory without conf
 that is cut short is no model.
 """
 
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -14,6 +16,7 @@ from pathlib import Path
 from longspan import storage
 from longspan.errors import ConfigError, StorageError
 
+_PARTIAL = ".partial"
 Put = Callable[[str, Callable[[Path], None]], None]
 """`put(name, write)`: `write` makes the file at the path it is given, which becomes `name` of the directory."""
 
@@ -46,9 +49,11 @@ def _local_directory(output: str) -> Iterator[Put]:
     target = Path(storage.absolute(output))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        _remove_abandoned(target)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
     except OSError as error:
         raise StorageError(f"merge: cannot write {target} ({error.strerror or error})") from None
+    held = _lock(temporary)
     try:
         yield lambda name, write: _write(write, temporary / name, f"{target}/{name}")
         # mkdtemp makes it private; the result is as open as any other directory of this user.
@@ -61,6 +66,30 @@ def _local_directory(output: str) -> Iterator[Put]:
             raise StorageError(f"merge: cannot put the result at {target} ({error.strerror or error})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what merges into `target` that were killed have left beside it, as large as a model each."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
+        held = _lock(path)
+        if held is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(held)
+
+
+def _lock(directory: Path) -> int | None:
+    """A descriptor that locks the directory until it is closed or its process ends; None where another has it, or where
+    the file system has no locks.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 @contextmanager

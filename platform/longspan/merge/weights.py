@@ -6,10 +6,8 @@ Reads what `merge` averages; sharded and single-file checkpoints look the same f
 import json
 import math
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from longspan.errors import CheckpointError
@@ -34,69 +32,65 @@ class TensorInfo:
     def num_elements(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def num_bytes(self) -> int:
+        return self.num_elements * ITEM_BYTES[self.dtype]
 
+
+@dataclass(frozen=True)
 class Weights:
-    """A checkpoint's tensors; a context manager that keeps its files mapped while open.
+    """A checkpoint's tensors, each read by itself.
 
     Attributes:
         side: how messages name it (`a` or `b`).
         tensors: name to `TensorInfo`, in the order in which the files hold them.
+    """
+
+    side: str
+    directory: Path
+    tensors: Mapping[str, TensorInfo]
+
+    def read(self, name: str) -> Any:
+        """The tensor, a torch.Tensor on the CPU. Its file is mapped as long as the tensor lives, so that the pages of
+        those before count no longer as this process's memory.
+        """
+        from safetensors import safe_open
+
+        with safe_open(self.directory / self.tensors[name].file, framework="pt", device="cpu") as file:
+            return file.get_tensor(name)
+
+
+def open_weights(side: str, directory: Path) -> Weights:
+    """What the checkpoint in a directory holds, by its files' headers.
 
     Raises:
         CheckpointError: no safetensors weights, or a shard missing or damaged.
     """
+    tensors: dict[str, TensorInfo] = {}
+    for file, names in shard_files(side, directory).items():
+        tensors |= _read_header(side, directory / file, names)
+    if not tensors:
+        raise CheckpointError(f"merge: {side}: {directory} holds no tensor; the checkpoint is empty")
+    return Weights(side, directory, tensors)
 
-    def __init__(self, side: str, directory: Path) -> None:
-        self.side = side
-        self._directory = directory
-        self._stack = ExitStack()
-        self._files: dict[str, Any] = {}
-        self.tensors: Mapping[str, TensorInfo] = {}
 
-    def __enter__(self) -> "Weights":
-        try:
-            self.tensors = self._open()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
+def _read_header(side: str, path: Path, names: set[str] | None) -> dict[str, TensorInfo]:
+    from safetensors import SafetensorError, safe_open
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._files.clear()
-        self._stack.close()
-
-    def read(self, name: str) -> Any:
-        """The tensor, a torch.Tensor on the CPU; nothing of it is kept here."""
-        return self._files[self.tensors[name].file].get_tensor(name)
-
-    def _open(self) -> dict[str, TensorInfo]:
-        from safetensors import SafetensorError, safe_open
-
-        promised = shard_files(self.side, self._directory)
-        tensors: dict[str, TensorInfo] = {}
-        for file, names in promised.items():
-            path = self._directory / file
-            if not path.is_file():
-                raise CheckpointError(f"merge: {self.side}: {path} is missing; the checkpoint is incomplete")
-            try:
-                opened = self._stack.enter_context(safe_open(path, framework="pt", device="cpu"))
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"merge: {self.side}: {path} is damaged ({error}); copy it again") from None
-            self._files[file] = opened
-            found = set(opened.keys())
-            if names is not None and names - found:
-                raise CheckpointError(
-                    f"merge: {self.side}: {path} does not hold {min(names - found)}, which {INDEX} says it does"
-                )
-            for name in sorted(found if names is None else names):
-                if not name.endswith(_NOT_WEIGHTS):
-                    view = opened.get_slice(name)
-                    tensors[name] = TensorInfo(file, tuple(view.get_shape()), view.get_dtype())
-        if not tensors:
-            raise CheckpointError(f"merge: {self.side}: {self._directory} holds no tensor; the checkpoint is empty")
-        return tensors
+    if not path.is_file():
+        raise CheckpointError(f"merge: {side}: {path} is missing; the checkpoint is incomplete")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            views = {name: file.get_slice(name) for name in sorted(file.keys())}
+            found = {name: TensorInfo(path.name, tuple(v.get_shape()), v.get_dtype()) for name, v in views.items()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"merge: {side}: {path} is damaged ({error}); copy it again") from None
+    if names is not None and names - found.keys():
+        raise CheckpointError(
+            f"merge: {side}: {path} does not hold {min(names - found.keys())}, which {INDEX} says it does"
+        )
+    wanted = found.keys() if names is None else names
+    return {name: info for name, info in found.items() if name in wanted and not name.endswith(_NOT_WEIGHTS)}
 
 
 def shard_files(side: str, directory: Path) -> dict[str, set[str] | None]:

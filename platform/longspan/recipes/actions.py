@@ -43,7 +43,9 @@ def _train(recipe: Recipe) -> dict[str, Any]:
 def _merge(stage: MergeStage, a: str, b: str, output: str) -> dict[str, Any]:
     from longspan.merge import merge_checkpoints
 
-    return merge_checkpoints(a, b, output, weight=stage.weight, rope=stage.rope, dtype=stage.dtype)
+    return merge_checkpoints(
+        a, b, output, weight=stage.weight, rope=stage.rope, vocabulary=stage.vocabulary, dtype=stage.dtype
+    )
 
 
 def _evaluate(model: str, recipe: Recipe) -> dict[str, Any]:

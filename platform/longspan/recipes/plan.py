@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from longspan.config.load import fingerprint
-from longspan.config.pipeline import BASE, Evaluation, MergeStage, Pipeline, Stage
+from longspan.config.load import deciding_values
+from longspan.config.pipeline import BASE, MergeStage, Pipeline, Stage, TrainStage
 from longspan.errors import ConfigError
 
 
@@ -34,10 +34,12 @@ class Record:
         name: of the stage.
         mark: as it was when the stage began.
         began_with: the models that it began with, name to the `made` of their records ("" for those outside).
+        settings: its own, as they were; `mark.own` is their hash.
         made: names this very result; "" until the stage is finished. Made again, a stage has another.
         evaluated: hash of what `made` was asked (`evaluation_mark`); "" until it was.
         summary: what it came to.
         evaluation: its model's answers (`evaluate.run.evaluate_model`).
+        reported: the folder's summary.json, plots and report.html tell all of this.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Record:
     evaluated: str = ""
     summary: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    reported: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def stage_marks(pipeline: Pipeline) -> dict[str, Mark]:
     marks = {BASE: _mark(_hash([pipeline.base, pipeline.revision]), {})}
     for stage in pipeline.stages:
         inputs = {name: marks[name].whole for name in inputs_of(stage)}
-        marks[stage.name] = _mark(_own(stage), inputs)
+        marks[stage.name] = _mark(_hash(own_settings(stage)), inputs)
     return marks
 
 
@@ -74,23 +78,33 @@ def inputs_of(stage: Stage) -> tuple[str, ...]:
     return () if stage.start is None else (stage.start,)
 
 
-def _own(stage: Stage) -> str:
+def own_settings(stage: Stage) -> dict[str, Any]:
+    """What decides a stage's numbers, the models that it begins with by name, as JSON has it."""
     if isinstance(stage, MergeStage):
-        return _hash([stage.a, stage.b, stage.weight, stage.rope, stage.dtype])
-    if stage.start is None:
-        return fingerprint(stage.recipe)
-    # The place of the checkpoint is left out: a directory may be moved, and what lies there is in the inputs' marks.
-    model = stage.recipe.model.model_copy(update={"path": stage.start, "revision": None})
-    return fingerprint(stage.recipe.model_copy(update={"model": model}))
+        return {key: getattr(stage, key) for key in ("a", "b", "weight", "rope", "vocabulary", "dtype")}
+    values = deciding_values(stage.recipe)
+    if stage.start is not None:
+        # Not the place of the checkpoint: a directory may be moved, and what lies there is in the inputs' marks.
+        values["model"] |= {"path": stage.start, "revision": None}
+    return values
 
 
 def _mark(own: str, inputs: dict[str, str]) -> Mark:
     return Mark(own, inputs, _hash([own, inputs]))
 
 
-def evaluation_mark(evaluation: Evaluation, made: str) -> str:
-    """Hash of the questions and of the very model that was asked."""
-    return _hash([evaluation.model_dump(mode="json", exclude={"base"}), made])
+def asking_stage(pipeline: Pipeline) -> TrainStage:
+    """The stage whose precision all models are asked in: the first that trains."""
+    # There is one: a merge needs two models, and the pipeline begins with one.
+    return next(stage for stage in pipeline.stages if isinstance(stage, TrainStage))
+
+
+def evaluation_mark(pipeline: Pipeline, made: str) -> str:
+    """Hash of the questions, of how they are asked, and of the very model that was asked."""
+    assert pipeline.evaluate is not None
+    model = asking_stage(pipeline).recipe.model
+    how = [pipeline.seed, model.dtype, model.drop_sliding_window]
+    return _hash([pipeline.evaluate.model_dump(mode="json", exclude={"base"}), how, made])
 
 
 def plan_stages(pipeline: Pipeline, found: Mapping[str, Record]) -> list[Step]:
@@ -121,7 +135,7 @@ def plan_stages(pipeline: Pipeline, found: Mapping[str, Record]) -> list[Step]:
                 raise _stale(pipeline, later, f"'{stage.name}', which it stands on, is not there any more")
             steps.append(Step(stage, "run", _asked(pipeline, stage)))
             continue
-        reason = _changed(pipeline, record, marks[stage.name], records)
+        reason = _changed(pipeline, stage, record, marks[stage.name], records)
         if reason is not None:
             raise _stale(pipeline, [stage, *_standing_on(pipeline, stage, found)], reason)
         steps.append(_step(pipeline, stage, record))
@@ -143,8 +157,8 @@ def _step(pipeline: Pipeline, stage: Stage, record: Record) -> Step:
     if not record.made:
         return Step(stage, "resume", _asked(pipeline, stage))
     asked = _asked(pipeline, stage)
-    if asked and pipeline.evaluate is not None:
-        asked = record.evaluated != evaluation_mark(pipeline.evaluate, record.made)
+    if asked:
+        asked = record.evaluated != evaluation_mark(pipeline, record.made)
     return Step(stage, "done", asked)
 
 
@@ -152,10 +166,10 @@ def _asked(pipeline: Pipeline, stage: Stage) -> bool:
     return pipeline.evaluate is not None and stage.evaluate
 
 
-def _changed(pipeline: Pipeline, record: Record, mark: Mark, records: Mapping[str, Record]) -> str | None:
+def _changed(pipeline: Pipeline, stage: Stage, record: Record, mark: Mark, records: Mapping[str, Record]) -> str | None:
     """Why the stage that wrote `record` is not the one that is asked for; None where it is."""
     if record.mark.own != mark.own:
-        return "its own settings have changed"
+        return f"its own settings have changed{_differences(record.settings, own_settings(stage))}"
     for name, whole in mark.inputs.items():
         if record.mark.inputs.get(name) != whole:
             what = f"the model of the pipeline ({pipeline.base})" if name == BASE else f"'{name}'"
@@ -163,6 +177,24 @@ def _changed(pipeline: Pipeline, record: Record, mark: Mark, records: Mapping[st
         if name in records and record.began_with.get(name) != records[name].made:
             return f"'{name}', which it began with, has been made again"
     return None
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The first settings that differ, as ` (train.steps was 4, is 5)`; nothing where the old are not known."""
+    if not old:
+        return ""
+    was, now = _flat(old), _flat(new)
+    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    told = [f"{key} was {json.dumps(was.get(key))}, is {json.dumps(now.get(key))}" for key in keys[:3]]
+    return f" ({'; '.join(told)}{f'; and {len(keys) - 3} more' if keys[3:] else ''})"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted name; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _stale(pipeline: Pipeline, stages: list[Stage], reason: str) -> ConfigError:

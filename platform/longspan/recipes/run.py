@@ -5,21 +5,25 @@ metrics, report and stage.json; what is finished is not done again, what was int
 """
 
 import re
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from longspan import storage
-from longspan.config.pipeline import BASE, CHECKPOINT, MergeStage, Pipeline, Stage, TrainStage, show_pipeline
+from longspan.config.pipeline import BASE, CHECKPOINT, Pipeline, Stage, TrainStage, show_pipeline
 from longspan.config.recipe import Evaluate, Recipe
-from longspan.errors import ConfigError
+from longspan.errors import ConfigError, DataError
 from longspan.recipes.actions import Actions, base_directory, is_directory, real_actions
+from longspan.recipes.ahead import check_ahead
 from longspan.recipes.plan import (
     Record,
     Step,
+    asking_stage,
     evaluation_mark,
     inputs_of,
+    own_settings,
     plan_stages,
     read_record,
     record_values,
@@ -51,6 +55,7 @@ def run_pipeline(pipeline: Pipeline, say: Say | None = None, actions: Actions | 
     pipeline = replace(pipeline, output=storage.absolute(pipeline.output))
     found = read_records(pipeline.output)
     steps = plan_stages(pipeline, found)
+    check_ahead(pipeline, steps)
     storage.write_text(storage.join(pipeline.output, PIPELINE_FILE), show_pipeline(pipeline))
     base = _base_answers(pipeline, actions, say)
     records = {record.name: record for record in found.values()}
@@ -73,7 +78,11 @@ def read_records(output: str) -> dict[str, Record]:
     for folder in sorted(storage.list_folders(output)):
         uri = storage.join(output, folder, RECORD_FILE)
         if _FOLDER.match(folder) and storage.exists(uri):
-            records[folder] = read_record(storage.read_json(uri), uri)
+            try:
+                values = storage.read_json(uri)
+            except DataError:  # no JSON at all
+                values = None
+            records[folder] = read_record(values, uri)
     return records
 
 
@@ -85,34 +94,37 @@ def _do(pipeline: Pipeline, step: Step, records: Mapping[str, Record], actions: 
         say(f"{stage.name}: done already")
     else:
         record = _make(pipeline, step, records, actions, say)
-    if not record.made or not step.evaluate or pipeline.evaluate is None:
+    if not record.made:
         return record
-    say(f"{stage.name}: evaluating at {max(pipeline.evaluate.lengths):,} tokens and below")
-    answers = actions.evaluate(_model(pipeline, stage.name), _asked(pipeline))
-    record = replace(record, evaluation=answers, evaluated=evaluation_mark(pipeline.evaluate, record.made))
-    _write(pipeline, stage, record)
-    write_stage_report(pipeline.folder(stage), record)
+    if step.evaluate and pipeline.evaluate is not None:
+        say(f"{stage.name}: evaluating at {max(pipeline.evaluate.lengths):,} tokens and below")
+        answers = actions.evaluate(_model(pipeline, stage.name), _asked(pipeline))
+        evaluated = evaluation_mark(pipeline, record.made)
+        record = replace(record, evaluation=answers, evaluated=evaluated, reported=False)
+        _write(pipeline, stage, record)
+    if not record.reported:
+        write_stage_report(pipeline.folder(stage), record)
+        record = replace(record, reported=True)
+        _write(pipeline, stage, record)
     return record
 
 
 def _make(pipeline: Pipeline, step: Step, records: Mapping[str, Record], actions: Actions, say: Say) -> Record:
     stage = step.stage
     began_with = {name: records[name].made if name != BASE else "" for name in inputs_of(stage)}
-    record = Record(stage.name, stage_marks(pipeline)[stage.name], began_with)
+    record = Record(stage.name, stage_marks(pipeline)[stage.name], began_with, settings=own_settings(stage))
     _write(pipeline, stage, record)
     try:
         result = _act(pipeline, step, actions, say)
-    except ConfigError:
+    except ConfigError as error:
         if step.action == "run":
             # Found before anything was begun: corrected settings are not another stage's.
             storage.delete(storage.join(pipeline.folder(stage), RECORD_FILE))
-        raise
+        raise type(error)(f"stage '{stage.name}': {error}") from None
     if not result.get("finished", True):
         return record
     record = replace(record, made=uuid.uuid4().hex, summary=stage_summary(stage, result))
     _write(pipeline, stage, record)
-    if isinstance(stage, MergeStage):
-        write_stage_report(pipeline.folder(stage), record)
     return record
 
 
@@ -126,7 +138,9 @@ def _act(pipeline: Pipeline, step: Step, actions: Actions, say: Say) -> dict[str
     if step.action == "resume":
         # Half of an upload: a merge starts anew, and only into an empty place.
         storage.delete_tree(target)
-    return actions.merge(stage, _model(pipeline, stage.a), _model(pipeline, stage.b), target)
+    started = time.perf_counter()
+    result = actions.merge(stage, _model(pipeline, stage.a), _model(pipeline, stage.b), target)
+    return result | {"seconds": time.perf_counter() - started}
 
 
 def _located(pipeline: Pipeline, stage: TrainStage) -> Recipe:
@@ -149,8 +163,7 @@ def _model(pipeline: Pipeline, name: str) -> str:
 def _asked(pipeline: Pipeline) -> Recipe:
     """The same for every model, so that they can be compared: precision and place are the first train stage's."""
     assert pipeline.evaluate is not None
-    # There is one: a merge needs two models, and the pipeline begins with one.
-    recipe = next(stage.recipe for stage in pipeline.stages if isinstance(stage, TrainStage))
+    recipe = asking_stage(pipeline).recipe
     asked = Evaluate(**pipeline.evaluate.model_dump(exclude={"manifest", "base"}))
     data = recipe.data.model_copy(update={"manifest": pipeline.evaluate.manifest})
     return recipe.model_copy(update={"evaluate": asked, "data": data, "seed": pipeline.seed})
@@ -160,7 +173,7 @@ def _base_answers(pipeline: Pipeline, actions: Actions, say: Say) -> dict[str, A
     """What the base model answers, asked once and kept in OUTPUT/base.json; None where it is not to be asked."""
     if pipeline.evaluate is None or not pipeline.evaluate.base:
         return None
-    mark = evaluation_mark(pipeline.evaluate, stage_marks(pipeline)[BASE].whole)
+    mark = evaluation_mark(pipeline, stage_marks(pipeline)[BASE].whole)
     uri = storage.join(pipeline.output, BASE_FILE)
     kept: dict[str, Any] = storage.read_json(uri) if storage.exists(uri) else {}
     if kept.get("evaluated") != mark:

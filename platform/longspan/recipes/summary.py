@@ -3,6 +3,7 @@
 `run` writes these; `observe.tables.results_table(summary)` prints the same table in the terminal.
 """
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from longspan.recipes.plan import Record
 from longspan.versions import versions
 
 _FROM_TRAINING = ("steps", "tokens", "seconds", "final_loss", "max_position", "target_length", "checkpoint")
-_FROM_MERGE = ("weight", "rope", "dtype", "parameters", "bytes", "output")
+_FROM_MERGE = ("weight", "rope", "vocabulary", "dtype", "parameters", "bytes", "files", "seconds")
 
 
 def stage_summary(stage: Stage, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def stage_summary(stage: Stage, result: Mapping[str, Any]) -> dict[str, Any]:
     keys = _FROM_MERGE if isinstance(stage, MergeStage) else _FROM_TRAINING
     kept = {key: result[key] for key in keys if key in result}
     if isinstance(stage, MergeStage):
-        return {"kind": "merge", "a": stage.a, "b": stage.b, **kept}
+        return {"kind": "merge", "a": stage.a, "b": stage.b, "checkpoint": result.get("output"), **kept}
     return {"kind": "train", **kept}
 
 
@@ -85,7 +86,8 @@ def write_summary(pipeline: Pipeline, base: Mapping[str, Any] | None, records: M
     from longspan.observe.report import write_report
 
     summary = pipeline_summary(pipeline, base, records)
-    storage.write_json(storage.join(pipeline.output, "summary.json"), summary)
+    # In the order of the stages, which sorted keys would not keep and the report's table shows.
+    storage.write_text(storage.join(pipeline.output, "summary.json"), json.dumps(summary, indent=2) + "\n")
     answers = {BASE: base} if base else {}
     answers |= {name: records[name].evaluation for name in summary["models"] if name != BASE}
     _write_plots(pipeline.output, {name: found for name, found in answers.items() if found})
@@ -94,12 +96,18 @@ def write_summary(pipeline: Pipeline, base: Mapping[str, Any] | None, records: M
 
 
 def write_stage_report(folder: str, record: Record) -> None:
-    """FOLDER/summary.json and report.html of a stage, with its plots where it was evaluated."""
+    """FOLDER/summary.json and report.html of a finished stage, with its plots where it was evaluated."""
     from longspan.observe.report import write_report
 
+    if (
+        not record.evaluation
+        and record.summary["kind"] == "train"
+        and storage.exists(storage.join(folder, "report.html"))
+    ):
+        return  # the training's own, which says all there is
     uri = storage.join(folder, "summary.json")
     summary: dict[str, Any] = storage.read_json(uri) if storage.exists(uri) else {"name": record.name}
-    summary |= record.summary
+    summary |= {"finished": True, "versions": summary.get("versions") or versions(), **record.summary}
     if record.evaluation:
         summary["models"] = {record.name: model_row(record.summary, record.evaluation)}
         summary["evaluation"] = dict(record.evaluation)

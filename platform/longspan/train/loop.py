@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from longspan import storage
-from longspan.checkpoint.commit import Commit
+from longspan.checkpoint.commit import Commit, retain
 from longspan.checkpoint.export import export_model
 from longspan.checkpoint.state import StoredState, find_resume, load_optimizer, load_weights, save_state
 from longspan.config.load import fingerprint
@@ -78,6 +78,9 @@ def run_training(recipe: Recipe, world: World, runtime: Runtime) -> Trained:
 
     if done < recipe.train.steps:
         done = _steps(engine, layout, recipe, world, runtime, done, mark)
+    elif commit is not None and world.rank == 0:
+        # The run was cut short after its last commit, perhaps before that one's clearing up.
+        retain(recipe.run_uri, recipe.train.keep_checkpoints, commit.step)
     finished = done == recipe.train.steps
     if finished:
         tokenizer = open_tokenizer(recipe.model.path, recipe.model.revision) if world.rank == 0 else None

@@ -163,6 +163,7 @@ def test_mean_and_sum_differ_by_length_and_harm_does_not_undo_help() -> None:
     starts = np.array([0, 2, 6])
     np.testing.assert_array_equal(sentence_weights(scores, starts, "sum"), [3, 4, 0])
     np.testing.assert_array_equal(sentence_weights(scores, starts, "mean"), [1.5, 1, 0])
+    np.testing.assert_array_equal(sentence_weights(scores, starts, "mean_abs"), [6, 1, 1])
 
 
 def test_sentences_end_where_the_tokenizer_says_and_with_documents() -> None:
@@ -170,9 +171,12 @@ def test_sentences_end_where_the_tokenizer_says_and_with_documents() -> None:
     ends = np.zeros(50, bool)
     ends[[7, 30]] = True
     tokens = np.array([1, 7, 30, 2, 13, 0, 30, 4, 5, 6])
-    assert sentence_starts(tokens, np.array([0, 8]), ends).tolist() == [0, 3, 7, 8]
+    assert sentence_starts(tokens, np.array([0, 9]), ends).tolist() == [0, 3, 7, 9]
     # A run of ends across a document's border does not hide the border.
-    assert sentence_starts(np.array([1, 7, 7, 2]), np.array([0, 2]), ends).tolist() == [0, 2, 3]
+    assert sentence_starts(np.array([1, 7, 7, 2, 3]), np.array([0, 2]), ends).tolist() == [0, 2, 3]
+    # The last token of a document, an eos behind a full stop, is not a sentence by itself; a whole document is.
+    assert sentence_starts(tokens, np.array([0, 8]), ends).tolist() == [0, 3, 8]
+    assert sentence_starts(np.array([7, 7]), np.array([0, 1]), ends).tolist() == [0, 1]
 
 
 @given(samples(), rules())

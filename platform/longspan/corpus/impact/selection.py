@@ -14,7 +14,7 @@ from longspan.errors import ConfigError, DataError
 from longspan.positions import segment_starts
 
 Mode = Literal["prefix", "uniform", "weighted"]
-Statistic = Literal["mean", "sum"]
+Statistic = Literal["mean", "sum", "mean_abs"]
 _SELECTION_STREAM = 0x5E1
 
 
@@ -27,7 +27,7 @@ class SelectionRule:
             with the highest scores.
         budget: tokens to keep.
         statistic: a sentence's weight is the mean or the sum of its tokens' scores, negative ones counted as 0: a
-            token that the longer context hurts does not undo one that it helps.
+            token that the longer context hurts does not undo one that it helps. `mean_abs` counts both alike, by size.
         temperature: of `weighted`. 0 takes the highest weights, ties at random; 1 draws without replacement in
             proportion to the weights (Efraimidis and Spirakis 2006), between and beyond in proportion to
             weight**(1 / temperature). Sentences of weight 0, which hold no impactful token, come after all others.
@@ -74,14 +74,17 @@ def sentence_starts(
     tokens: NDArray[np.integer], document_starts: NDArray[np.integer], ends_sentence: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     """Where sentences of a packed sample begin: after tokens that end one (`positions.segment_starts`), and with every
-    document. int64 [num_sentences], rising from 0.
+    document; the last token of a document is never one by itself. int64 [num_sentences], rising from 0.
 
     Args:
         tokens: [num_tokens].
         document_starts: [num_documents], first token of each document in the sample, rising from 0.
         ends_sentence: bool [vocab_size] (`Manifest.ends_sentence`), so that it holds for any tokenizer.
     """
-    return np.union1d(segment_starts(tokens, ends_sentence), document_starts).astype(np.int64)
+    starts = segment_starts(tokens, ends_sentence)
+    # The eos behind a full stop is no sentence: alone, and easy to tell, it would be chosen before all others.
+    last = np.append(document_starts[1:], tokens.size) - 1
+    return np.union1d(starts[~np.isin(starts, last)], document_starts).astype(np.int64)
 
 
 def select_sentences(
@@ -140,8 +143,9 @@ def splice(
 def sentence_weights(
     scores: NDArray[np.floating], starts: NDArray[np.integer], statistic: Statistic
 ) -> NDArray[np.float64]:
-    """Mean or sum of the positive scores of each sentence, float64 [num_sentences]."""
-    total = np.add.reduceat(np.maximum(scores, 0).astype(np.float64), starts)
+    """Mean or sum of the positive scores of each sentence, or mean of all scores' sizes: float64 [num_sentences]."""
+    sizes = np.abs(scores) if statistic == "mean_abs" else np.maximum(scores, 0)
+    total = np.add.reduceat(sizes.astype(np.float64), starts)
     return total if statistic == "sum" else total / np.diff(np.append(starts, scores.size))
 
 

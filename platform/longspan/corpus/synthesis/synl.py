@@ -25,7 +25,11 @@ _DOCUMENTS, _ROUNDS, _DEPTHS, _SCHEMAS, _ROWS = range(5)
 _FORMAT_NAMES: dict[Format, str] = {"csv": "CSV", "markdown": "markdown", "jsonl": "JSON lines", "html": "HTML"}
 _AIM, _SLACK = 0.99, 0.02
 _MOST_BUILDS = 10
-_MOST_SCHEMAS = 20
+_MOST_SCHEMAS = 200
+"""Schemas tried until a short document has room for one."""
+_CHECKED_SCHEMAS = 20
+"""The same for `check_room`: what needs no more there does not run out of the others by chance."""
+_CHECKED_DOCUMENTS = 2000
 
 CountTokens = Callable[[str], int] | float
 """How many tokens a text has: a function, or an estimate of characters per token."""
@@ -135,26 +139,40 @@ def synl_document(settings: SynlSettings, key: Sequence[int], number: int, count
     return _fitted(build, least, plan.length)
 
 
-def check_room(settings: SynlSettings, key: Sequence[int], count: CountTokens) -> None:
-    """Whether the shortest documents have room for their questions, tried on the first one of each format.
+def check_room(settings: SynlSettings, key: Sequence[int], documents: int, count: CountTokens) -> None:
+    """Whether the shortest documents have room for their questions, tried in every format on the ones that need most
+    rows: of the first documents, since looking at all plans of a large set takes long.
 
     For `prepare`, before hours of other work. Raises ConfigError as `synl_document`.
     """
-    for number in range(len(settings.lengths) * len(settings.formats)):
-        if plan_document(settings, key, number).length == min(settings.lengths):
-            _with_room(settings, key, number, count)
+    hardest: dict[tuple[Format, int], tuple[int, int]] = {}
+    for number in range(min(documents, _CHECKED_DOCUMENTS)):
+        plan = plan_document(settings, key, number)
+        if plan.length == min(settings.lengths):
+            place = (plan.format, _num_tables(plan, _schema_rng(key, number)))
+            hardest[place] = max(hardest.get(place, (0, 0)), (least_rows(plan.slots), number))
+    for _, number in hardest.values():
+        _with_room(settings, key, number, count, _CHECKED_SCHEMAS)
+
+
+def _schema_rng(key: Sequence[int], number: int) -> np.random.Generator:
+    return np.random.default_rng([*key, _SCHEMAS, number])
+
+
+def _num_tables(plan: DocumentPlan, rng: np.random.Generator) -> int:
+    return 2 if any(slot.kind == "join" for slot in plan.slots) else int(rng.integers(1, 3))
 
 
 def _with_room(
-    settings: SynlSettings, key: Sequence[int], number: int, count: CountTokens
+    settings: SynlSettings, key: Sequence[int], number: int, count: CountTokens, most_schemas: int = _MOST_SCHEMAS
 ) -> tuple[Callable[[int], SynlDocument], int, DocumentPlan]:
     """What builds document `number` with so many rows a table, the fewest rows, with which it fits, and its plan."""
     plan = plan_document(settings, key, number)
-    rng = np.random.default_rng([*key, _SCHEMAS, number])
-    num_tables = 2 if any(slot.kind == "join" for slot in plan.slots) else int(rng.integers(1, 3))
+    rng = _schema_rng(key, number)
+    num_tables = _num_tables(plan, rng)
     least = -(-least_rows(plan.slots) // num_tables)
     shortest = []
-    for _ in range(_MOST_SCHEMAS):
+    for _ in range(most_schemas):
         schemas = [draw_schema(rng, settings.split)]
         if num_tables == 2:
             schemas.append(draw_schema(rng, settings.split, avoid=[schemas[0].title]))
