@@ -160,3 +160,18 @@ def test_deleting_a_tree_leaves_what_its_links_point_to(tmp_path: Path) -> None:
     os.symlink(tmp_path / "elsewhere", tmp_path / "root" / "folder")
     storage.delete_tree(tmp_path / "root")
     assert storage.list_files(tmp_path) == ["elsewhere/b"]
+
+
+def test_halves_of_files_that_a_killed_writer_left_are_cleared(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "plots"
+    local.write(str(folder / "kept.png"), b"whole")
+    killed = os.fork()
+    if killed == 0:
+        with local.replacing(str(folder / "lost.png")) as temporary:
+            Path(temporary).write_bytes(b"ha")
+            os._exit(9)
+    os.waitpid(killed, 0)
+    assert len(list(folder.iterdir())) == 2
+    storage.clear_unfinished(tmp_path / "run")
+    assert [path.name for path in folder.iterdir()] == ["kept.png"]
+    storage.clear_unfinished(tmp_path / "nowhere")

@@ -4,7 +4,6 @@ Each parameter is owned by one rank, which writes it; any number of ranks under 
 DeepSpeed's own files (pickles, cut by rank) are not used.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from longspan.checkpoint.commit import (
     write_commit,
 )
 from longspan.errors import CheckpointError, LongspanError
+from longspan.storage import local
 from longspan.versions import versions
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -126,15 +126,8 @@ def _write(tensors: dict[str, Tensor], base: str, name: str) -> StoredFile:
             storage.upload_file(str(path), storage.join(base, name))
             return stored
     target = Path(base, name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(f".partial-{os.getpid()}")
-    try:
-        save_file(tensors, partial)
-        with partial.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with local.replacing(target) as temporary:
+        save_file(tensors, temporary)
     return StoredFile(name, target.stat().st_size, storage.digest_file(str(target)))
 
 

@@ -142,6 +142,7 @@ def stage_run(recipe: Recipe) -> None:
         DataError: the corpus has changed since the run was staged; says what.
     """
     config, manifest = check_recipe(recipe)
+    storage.clear_unfinished(recipe.run_uri)
     uri = storage.join(recipe.run_uri, RECIPE_FILE)
     mark = fingerprint(recipe)
     if storage.exists(uri):

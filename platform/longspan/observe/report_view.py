@@ -44,7 +44,7 @@ _PLOTS = {
     ),
     "accuracy_by_length": (
         "Needle retrieval by context length",
-        "One line for each model. Shaded: contexts longer than the training window.",
+        "One line for each model. Where shaded: contexts longer than the training window.",
     ),
     "needle_heatmaps": (
         "Needle retrieval by context length and needle depth",

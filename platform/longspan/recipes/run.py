@@ -56,6 +56,7 @@ def run_pipeline(pipeline: Pipeline, say: Say | None = None, actions: Actions | 
     found = read_records(pipeline.output)
     steps = plan_stages(pipeline, found)
     check_ahead(pipeline, steps)
+    storage.clear_unfinished(pipeline.output)
     storage.write_text(storage.join(pipeline.output, PIPELINE_FILE), show_pipeline(pipeline))
     base = _base_answers(pipeline, actions, say)
     records = {record.name: record for record in found.values()}

@@ -7,6 +7,7 @@ from longspan.storage.arrow import arrow_filesystem, open_input
 from longspan.storage.digest import digest_bytes, digest_file
 from longspan.storage.failures import NotFoundError
 from longspan.storage.objects import (
+    clear_unfinished,
     delete,
     delete_tree,
     download_file,
@@ -33,6 +34,7 @@ __all__ = [
     "RetryPolicy",
     "absolute",
     "arrow_filesystem",
+    "clear_unfinished",
     "delete",
     "delete_tree",
     "digest_bytes",

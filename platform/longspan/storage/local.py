@@ -169,6 +169,14 @@ def delete(path: str) -> None:
         os.unlink(path)
 
 
+def clear_unfinished(path: str) -> None:
+    """Remove what writers that were killed have left in the folder and below."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            if name.endswith(_UNFINISHED):
+                delete(os.path.join(folder, name))
+
+
 def delete_tree(path: str) -> None:
     """Remove the folder and all in it; not there is fine. Raises StorageError for the root and the home folder."""
     if os.path.realpath(path) in ("/", os.path.realpath(os.path.expanduser("~"))):

@@ -155,6 +155,16 @@ def delete(uri: Uri) -> None:
         local.delete(location.path)
 
 
+def clear_unfinished(uri: Uri) -> None:
+    """Remove the hidden halves of files that killed writers have left in the folder `uri` and below; a store has none.
+
+    For the one who owns the folder, before others write there.
+    """
+    location = parse(uri)
+    if not location.is_remote:
+        local.clear_unfinished(location.path)
+
+
 def delete_tree(uri: Uri) -> None:
     """Remove the folder `uri` and all in it; not there is fine. Refuses a whole bucket, "/" and the home folder."""
     location = parse(uri)
