@@ -128,7 +128,7 @@ def test_longrecipe_has_the_figures_of_the_paper(model: str, size: str, target: 
 def test_longrecipe_selects_from_long_samples_of_upsampled_sources(path: Path) -> None:
     data = recipe(load_pipeline(path), "extend").data
     assert data.selection is not None
-    assert (data.selection.mode, data.selection.from_length) == ("weighted", 131072)
+    assert (data.selection.mode, data.selection.score_by, data.selection.from_length) == ("weighted", "type", 131072)
     assert data.selection.scores == data.manifest.replace("/corpora/", "/impact/")
     text = path.read_text(encoding="utf-8")
     assert f"longspan impact {data.manifest} --model LONGER --base {load_pipeline(path).base} " in text
