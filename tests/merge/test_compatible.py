@@ -43,7 +43,7 @@ def test_other_rope_needs_a_choice_and_both_work(pair: tuple[Path, Path], edit_c
     for part in (
         "a has rope_theta 500.0, max_position_embeddings 64",
         "b has rope_theta 4596.0, max_position_embeddings 512",
-        "--rope a or --rope b",
+        "--rope a or b, in a pipeline's stage rope: a or b",
     ):
         assert part in str(error)
     from transformers import AutoModelForCausalLM

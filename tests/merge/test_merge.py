@@ -105,7 +105,7 @@ def test_bfloat16_is_averaged_in_float32_and_rounded_once(pair: tuple[Path, Path
 def test_unequal_types_need_a_choice(pair: tuple[Path, Path], tmp_path: Path) -> None:
     resave(pair[1], dtype=torch.bfloat16)
     arguments = (str(pair[0]), str(pair[1]), str(tmp_path / "out"))
-    with pytest.raises(ConfigError, match=r"tensor \S+ is F32 in a and BF16 in b; say --dtype"):
+    with pytest.raises(ConfigError, match=r"tensor \S+ is F32 in a and BF16 in b; say the result's type"):
         merge_checkpoints(*arguments)
     assert merge_checkpoints(*arguments, dtype="float16")["dtype"] == "float16"
     assert {tensor.dtype for tensor in tensors(tmp_path / "out").values()} == {torch.float16}
@@ -164,7 +164,7 @@ def test_values_beyond_float16_are_no_result(pair: tuple[Path, Path], tmp_path: 
     held = tensors(pair[0])
     held["model.norm.weight"][0] = 1e30
     save_file(held, pair[0] / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="too large for float16; try --dtype bfloat16"):
+    with pytest.raises(CheckpointError, match="too large for float16; try bfloat16"):
         merge_checkpoints(str(pair[0]), str(pair[1]), str(tmp_path / "out"), dtype="float16")
     merge_checkpoints(str(pair[0]), str(pair[1]), str(tmp_path / "out"), dtype="bfloat16")
 

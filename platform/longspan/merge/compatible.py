@@ -103,8 +103,8 @@ def choose_side(a: dict[str, Any], b: dict[str, Any], rope: str | None) -> str:
         for side, seen in (("a", seen_a), ("b", seen_b))
     )
     raise ConfigError(
-        f"merge: the positions differ: {sides}. Say --rope a or --rope b for the one that the result keeps"
-        " (LongRecipe keeps the extended model's)"
+        f"merge: the positions differ: {sides}. Say which the result keeps: --rope a or b, in a"
+        " pipeline's stage rope: a or b (LongRecipe keeps the extended model's)"
     )
 
 

@@ -168,7 +168,11 @@ class Mix:
         else:
             result = average(self.a.read(name), self.b.read(name), self.weight, dtype)
         if not torch.isfinite(result).all():
-            wider = " or too large for float16; try --dtype bfloat16" if dtype == "F16" else ""
+            wider = (
+                " or too large for float16; try bfloat16 (--dtype, in a pipeline's stage dtype)"
+                if dtype == "F16"
+                else ""
+            )
             raise CheckpointError(
                 f"merge: tensor {name} of the result is not finite: that of a or b is damaged or diverged{wider}"
             )
@@ -231,7 +235,8 @@ def _result_type(name: str, a: TensorInfo, b: TensorInfo, dtype: str | None) -> 
         return DTYPES[dtype]
     if a.dtype != b.dtype:
         raise ConfigError(
-            f"merge: tensor {name} is {a.dtype} in a and {b.dtype} in b; say --dtype bfloat16 or another for the result"
+            f"merge: tensor {name} is {a.dtype} in a and {b.dtype} in b; say the result's type, for example bfloat16"
+            " (--dtype, in a pipeline's stage dtype)"
         )
     return a.dtype
 

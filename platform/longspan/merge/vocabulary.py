@@ -53,7 +53,7 @@ def match_vocabularies(
     if side is None:
         raise ConfigError(
             f"merge: the vocabularies differ: {difference}; rows of the embedding would mix different tokens. Say"
-            " --vocabulary a or --vocabulary b for the one that the result keeps"
+            " which the result keeps: --vocabulary a or b, in a pipeline's stage vocabulary: a or b"
         )
     return Rows(side, _other_rows(sizes, tokens, "ab".index(side)))
 
