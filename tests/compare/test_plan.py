@@ -93,6 +93,10 @@ def test_a_method_may_go_on_from_another(tmp_path: Any) -> None:
     assert mean.root is short
     assert (short.depth, again.depth, mean.depth) == (0, 1, 2)
     assert again.recipe.model.path == f"{tmp_path}/runs/short/seed-1/checkpoint"
+    recipe = values()["recipe"]
+    pinned = by_label(methods=chain(), recipe=recipe | {"model": recipe["model"] | {"revision": "abc"}})
+    # The hub's revision is the base's alone.
+    assert [pinned[f"{name}, seed 1"].recipe.model.revision for name in ("short", "again")] == ["abc", None]
     assert (mean.checkpoint, mean.recipe.seed) == (f"{tmp_path}/runs/mean/seed-1/checkpoint", 1)
     # What went before counts.
     assert again.flops == pytest.approx(1.25 * short.flops)

@@ -125,7 +125,7 @@ def _run(comparison: Comparison, method: Method, seed: int | None, config: Mappi
         return Run(method.name, seed, recipe, start.flops, start.settings, start, method.merge)
     values = apply_overrides(_filled(comparison.recipe, manifest_uri(comparison)), dotted(method.set))
     model = {"path": base_path(comparison), **(values.get("model") or {})}
-    values["model"] = model if start is None else {**model, "path": start.checkpoint}
+    values["model"] = model if start is None else {**model, "path": start.checkpoint, "revision": None}
     values["data"] = _with_scores(comparison, values["data"])
     values |= _place(comparison, method, seed)
     if "evaluate" in values:

@@ -1,9 +1,11 @@
 """Plots that only a comparison has: a row a method, however many there are, and a row a claim."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from longspan.compare.claims import FAILS, HOLDS
 from longspan.compare.results import MethodResult, metric_key
 from longspan.compare.statistics import mean, spread
 from longspan.config.compare import LOSSES
@@ -13,7 +15,7 @@ from longspan.observe.plot_style import PngPath
 
 LINES_AT_MOST = 8
 """Methods that one plot of lines can hold apart: as many as there are colours."""
-_VERDICT_COLORS = {"holds": "#009E73", "does not hold": "#D55E00"}
+_VERDICT_COLORS = {HOLDS: "#009E73", FAILS: "#D55E00"}
 
 
 def best_methods(results: Mapping[str, MethodResult], reference: str, length: int) -> list[str]:
@@ -82,8 +84,6 @@ def claims_plot(claims: Sequence[Mapping[str, Any]], interval: str, path: PngPat
         claims: as `claims.judge` returns them, at least one with a difference.
         interval: what the interval is, for the caption.
     """
-    import textwrap
-
     known = [claim for claim in claims if claim["difference"] is not None]
     with style.figure(path, "Claims", 9.6, 1.5 + 0.46 * len(known), interval) as figure:
         axes = figure.subplots()
