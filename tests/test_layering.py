@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "platform" / "longspan"
 ORDER = (
-    *("errors", "versions", "topology", "config", "positions", "rope", "sampling"),
+    *("errors", "uri", "versions", "topology", "config", "positions", "rope", "sampling"),
     *("storage", "corpus", "planner", "observe", "feed", "model", "checkpoint", "train", "evaluate", "merge"),
     *("impact", "launch", "recipes", "compare", "sweep", "demo", "cli"),
 )

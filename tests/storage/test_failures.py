@@ -7,7 +7,7 @@ import pytest
 from longspan.errors import StorageError
 from longspan.storage import NotFoundError
 from longspan.storage.failures import TooSlowError, error_status, understand
-from longspan.storage.uri import Location
+from longspan.uri import Location
 
 _PLACE = Location("bucket", "a/b")
 

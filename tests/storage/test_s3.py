@@ -14,7 +14,7 @@ from longspan import storage
 from longspan.errors import StorageError
 from longspan.storage import NotFoundError, client, join, ranges, s3
 from longspan.storage.client import Reply
-from longspan.storage.uri import parse
+from longspan.uri import parse
 from tests.s3 import Fault, FaultProxy, raw_client
 
 _PART = 5 << 20  # the smallest that S3 takes

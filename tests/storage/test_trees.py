@@ -10,7 +10,7 @@ import pytest
 from longspan import storage
 from longspan.errors import StorageError
 from longspan.storage import NotFoundError, join, trees
-from longspan.storage.uri import parse
+from longspan.uri import parse
 from tests.s3 import FaultProxy, raw_client
 
 _FILES = {"a": b"1", "b/c": b"22", "b/d/e": b"", "z z/\u00e9": b"4444"}

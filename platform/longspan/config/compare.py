@@ -15,6 +15,7 @@ from longspan.config.fields import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
+    Place,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -51,7 +52,7 @@ class Budget(Section):
 class Base(Section):
     """The checkpoint that all methods begin with: a given one, or a small one that is trained first, once."""
 
-    checkpoint: str | None = None
+    checkpoint: Place | None = None
     """Hugging Face model directory (local or s3://) or hub name."""
     config: Values | None = None
     """Values of the config.json of a new model; its vocab_size is the corpus's."""
@@ -109,7 +110,7 @@ class Analysis(Section):
 
     rope: Literal["ntk", "dynamic_ntk", "linear", "yarn"] | None = None
     """The model that sees far is the base with this RoPE, untrained, or `model`."""
-    model: str | None = None
+    model: Place | None = None
     """The model that sees far: Hugging Face directory (local or s3://) or hub name."""
     window: Annotated[int, Field(ge=2), NUMBER]
     """Tokens of its longest prefix. The base, which it is compared with, has the same one."""
@@ -162,7 +163,7 @@ class Questions(Section):
 
 class Comparison(Section):
     name: Name
-    output: str | None = None
+    output: Place | None = None
     """Where the runs and the results go; runs/NAME when left out."""
     corpus: Values | None = None
     """A corpus to prepare first, as in a corpus file, without `output`. The text {stdlib} in a path stands for the

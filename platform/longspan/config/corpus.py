@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from longspan.config.fields import NUMBER, Fraction, NonNegativeFloat, PositiveInt, Section
+from longspan.config.fields import NUMBER, Fraction, NonNegativeFloat, Place, PositiveInt, Section
 from longspan.config.tasks import Task
 
 SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -30,7 +30,7 @@ TableSplit = Literal["train", "eval"]
 
 
 class Tokenizer(Section):
-    path: str | None = None
+    path: Place | None = None
     """Hugging Face tokenizer directory or hub name."""
     train_vocab_size: Annotated[int, Field(ge=257), NUMBER] | None = None
     """Train a byte-level BPE of this size on the text sources instead."""
@@ -54,7 +54,7 @@ class TextSource(Section):
     type: Literal["text"] = "text"
     name: SourceName
     """What mixes and reports call it; also part of its shards' names."""
-    paths: list[str]
+    paths: list[Place]
     """Files, folders (searched for `pattern`) or s3:// prefixes; one file is one document."""
     pattern: str = "*"
     """Compared with a file's name and with its path below the folder; hidden files are passed over."""
@@ -66,7 +66,7 @@ class JsonlSource(Section):
     type: Literal["jsonl"]
     name: SourceName
     """What mixes and reports call it; also part of its shards' names."""
-    paths: list[str]
+    paths: list[Place]
     """Files, or folders and s3:// prefixes searched for *.jsonl, *.jsonl.gz, *.jsonl.zst; one line is one document."""
     text_field: str = "text"
     """The field of each line that holds the text."""
@@ -76,7 +76,7 @@ class ParquetSource(Section):
     type: Literal["parquet"]
     name: SourceName
     """What mixes and reports call it; also part of its shards' names."""
-    paths: list[str]
+    paths: list[Place]
     """Files, or folders and s3:// prefixes searched for *.parquet; one row is one document."""
     text_field: str = "text"
     """The column that holds the text."""
@@ -86,7 +86,7 @@ class ArrowSource(Section):
     type: Literal["arrow"]
     name: SourceName
     """What mixes and reports call it; also part of its shards' names."""
-    paths: list[str]
+    paths: list[Place]
     """Folders that Hugging Face datasets' `save_to_disk` wrote, files, or folders and s3:// prefixes searched for
     *.arrow and *.feather (cache-*.arrow aside); one row is one document.
     """
@@ -246,7 +246,7 @@ class ChatSource(Section):
     type: Literal["chat"]
     name: SourceName
     """What mixes and reports call it; also part of its shards' names."""
-    paths: list[str]
+    paths: list[Place]
     """Files, or folders and s3:// prefixes searched for *.jsonl, *.jsonl.gz, *.jsonl.zst and *.parquet; one line or row
     is one conversation.
     """
@@ -295,7 +295,7 @@ Source = Annotated[
 
 
 class Corpus(Section):
-    output: str
+    output: Place
     """Directory (local or s3://) for shards, manifest.json and tokenizer/."""
     seed: Annotated[int, Field(ge=0, lt=2**32), NUMBER] = 0
     """Seed of the synthetic documents."""

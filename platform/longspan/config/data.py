@@ -10,6 +10,7 @@ from longspan.config.fields import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
+    Place,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -91,7 +92,7 @@ class Selection(Section):
     """
     from_length: Annotated[int, Field(ge=2), NUMBER]
     """Tokens of the long sample that the plan draws; `data.sample_length` of them are kept and trained on."""
-    scores: str | None = None
+    scores: Place | None = None
     """Analysis of the corpus (local or s3://) that `longspan impact` wrote; `weighted` needs it."""
     score_by: Literal["token", "type"] | None = None
     """`weighted`: by the score of each `token` itself (the default), or by the mean of its `type`, the vocabulary item,
@@ -139,7 +140,7 @@ class Interleave(Section):
 
 
 class Data(Section):
-    manifest: str
+    manifest: Place
     """Directory (local or s3://) that `longspan prepare` wrote."""
     sample_length: Annotated[int, Field(ge=2), NUMBER]
     """Tokens in a training sample."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from longspan.config.fields import NUMBER, PositiveFloat, PositiveInt, Section
+from longspan.config.fields import NUMBER, Place, PositiveFloat, PositiveInt, Section
 
 ModuleNames = list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]]
 """Last parts of module names: `q_proj` is the one of every layer."""
@@ -41,7 +41,7 @@ class ShiftedGroups(Section):
 
 
 class Model(Section):
-    path: str
+    path: Place
     """Hugging Face model directory (local or s3://) or hub name, of the Llama, Mistral, Qwen2 or Qwen3 family."""
     revision: str | None = None
     """Commit hash or tag on the hub; ignored for directories."""

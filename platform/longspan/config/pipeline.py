@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from longspan.config.fields import NUMBER, Fraction, Section
+from longspan.config.fields import NUMBER, Fraction, Place, Section
 from longspan.config.load import apply_overrides, parse, read_yaml
 from longspan.config.recipe import Evaluate, Recipe
 from longspan.errors import ConfigError
@@ -89,7 +89,7 @@ class MergeSpec(Section):
 class Evaluation(Evaluate):
     """Asked of every stage's model, on one corpus, so that the stages can be compared."""
 
-    manifest: str
+    manifest: Place
     """Prepared corpus that holds `text_source`."""
     base: bool = True
     """The model that the pipeline begins with is asked too."""
@@ -106,9 +106,9 @@ class PipelineSpec(Section):
     """A pipeline as its file has it."""
 
     name: Name
-    output: str | None = None
+    output: Place | None = None
     """Directory (local or s3://) of all stages; runs/NAME when left out."""
-    base: str
+    base: Place
     """The model to begin with: Hugging Face directory (local or s3://) or hub name."""
     revision: str | None = None
     """Commit hash or tag of `base` on the hub."""

@@ -14,6 +14,7 @@ from longspan.config.fields import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
+    Place,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -117,7 +118,7 @@ class Recipe(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**32), NUMBER] = 0
-    output: str | None = None
+    output: Place | None = None
     """Run directory (local or s3://); runs/NAME when left out."""
     model: Model
     rope: Rope = Rope()

@@ -4,14 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from longspan.config.fields import NUMBER, Section
+from longspan.config.fields import NUMBER, Place, Section
 
 
 class LongCE(Section):
     """A token counts more in the loss, the more a long prefix tells about it (LongCE, 2410.23771)."""
 
     type: Literal["longce"] = "longce"
-    scores: str
+    scores: Place
     """Analysis of the corpus (local or s3://) that `longspan impact` wrote, of log-probabilities."""
     gamma: Annotated[float, Field(ge=1, allow_inf_nan=False), NUMBER] = 5.0
     """Largest weight of a token."""

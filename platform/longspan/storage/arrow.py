@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from longspan.storage import local, s3
 from longspan.storage.client import endpoint, region
 from longspan.storage.retry import get_policy
-from longspan.storage.uri import Location, Uri, parse
+from longspan.uri import Location, Uri, parse
 
 if TYPE_CHECKING:
     import pyarrow.fs

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from longspan.errors import StorageError
 from longspan.storage.failures import TooSlowError, error_status, understand
 from longspan.storage.retry import RetryPolicy, call_with_retries, get_policy
-from longspan.storage.uri import Location, hide_credentials
+from longspan.uri import Location, hide_credentials
 
 if TYPE_CHECKING:
     from s3fs import S3FileSystem

@@ -10,7 +10,7 @@ from typing import Any
 
 from longspan.errors import StorageError
 from longspan.storage.retry import Failure
-from longspan.storage.uri import Location, hide_credentials
+from longspan.uri import Location, hide_credentials
 
 
 class NotFoundError(StorageError):

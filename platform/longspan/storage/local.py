@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from longspan.errors import StorageError
 from longspan.storage.failures import NotFoundError, short_range
-from longspan.storage.uri import Location, Uri
+from longspan.uri import Location, Uri
 
 _UNFINISHED = (
     ".longspan-tmp"  # files being written; listings hide them, as a store hides an upload that is not complete

@@ -12,7 +12,7 @@ from typing import Any
 from longspan.errors import DataError, StorageError
 from longspan.storage import local, s3
 from longspan.storage.digest import digest_bytes, digest_file
-from longspan.storage.uri import Location, Uri, parse
+from longspan.uri import Location, Uri, parse
 
 _NUM_FETCHES = 3
 

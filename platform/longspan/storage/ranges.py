@@ -9,7 +9,7 @@ from typing import Any
 from longspan.errors import StorageError
 from longspan.storage.client import Download, request
 from longspan.storage.failures import short_range
-from longspan.storage.uri import Location
+from longspan.uri import Location
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from longspan.storage.failures import NotFoundError, short_range
 from longspan.storage.local import local_errors
 from longspan.storage.ranges import ChangedError, Part, fetch
 from longspan.storage.retry import get_policy
-from longspan.storage.uri import Location
+from longspan.uri import Location
 
 _ITEM = TypeVar("_ITEM")
 _RESULT = TypeVar("_RESULT")

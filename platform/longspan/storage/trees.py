@@ -15,7 +15,7 @@ from longspan.storage import local, s3
 from longspan.storage.digest import digest_bytes
 from longspan.storage.failures import NotFoundError
 from longspan.storage.objects import download_file, local_path, upload_file
-from longspan.storage.uri import Location, Uri, parse
+from longspan.uri import Location, Uri, parse
 
 _NUM_FILES_AT_ONCE = 4  # each may move several parts at once as well
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from longspan.config.fields import PositiveInt, Section
+from longspan.config.fields import Place, PositiveInt, Section
 from longspan.config.load import apply_overrides, load_recipe, parse, read_yaml
 from longspan.config.recipe import Recipe
 from longspan.errors import ConfigError
@@ -38,7 +38,7 @@ class Sweep(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     recipe: str
     """Base recipe, relative to the sweep's file."""
-    output: str | None = None
+    output: Place | None = None
     """Where trials and results go; runs/NAME when left out."""
     metric: str = "evaluation.needle.mean.-1"
     """Dotted path into a trial's summary.json; list items by number, -1 is the last."""

@@ -1,7 +1,7 @@
-"""What a URI means: a local path or an object in an S3 bucket, and how names are joined to it.
+"""What a URI means: a local path or an object in an S3 bucket, and how names are joined to it. Pure: opens nothing.
 
-The other storage modules take the `Location` made here: the rules on schemes, relative paths and unsafe names exist
-once.
+Configurations and command line check what they are given with `check_uri`, storage takes the `Location` made here: the
+rules on schemes, relative paths and unsafe names exist once.
 """
 
 import os
@@ -15,6 +15,8 @@ Uri = str | os.PathLike[str]
 """What every function of this room accepts as a URI: text, or a `pathlib.Path` for a local one."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_BROKEN_SCHEME = re.compile(r"(?i)(?:s3[an]?|gs|gcs|az|abfss?|hdfs|hf|https?|ftp|file):|[A-Z][A-Z0-9+.-]*:/")
+"""A local path like this (`s3:/bucket`, `s3:bucket`, `C:/data`) is a URI that was mistyped."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 
 
@@ -47,14 +49,15 @@ class Location:
 def parse(uri: Uri) -> Location:
     """Parse a plain path, `file://` URI or `s3://bucket/key`. Relative paths are made absolute, `~` is the home folder.
 
-    Raises StorageError for another scheme, an empty URI, an impossible bucket name, or a key that S3 and a file system
-    would read differently (empty, "." and ".." parts).
+    Raises StorageError for another scheme, a mistyped one (`s3:/bucket`), an empty URI, an impossible bucket name, or a
+    key that S3 and a file system would read differently (empty, "." and ".." parts).
     """
     text = os.fspath(uri)
     if not text or "\0" in text:
         raise StorageError(f"{text!r} is not a URI: give a local path or s3://bucket/key")
     match = _SCHEME.fullmatch(text)
     if match is None:
+        _refuse_mistyped(text)
         return Location(None, os.path.abspath(os.path.expanduser(text)))
     scheme, rest = match[1].lower(), match[2]
     if scheme == "file":
@@ -64,6 +67,30 @@ def parse(uri: Uri) -> Location:
     raise StorageError(
         f"{hide_credentials(text)}: scheme {scheme}:// is not supported; give a local path or s3://bucket/key"
     )
+
+
+def _refuse_mistyped(text: str) -> None:
+    shown = hide_credentials(text)
+    if _BROKEN_SCHEME.match(text):
+        raise StorageError(
+            f"{shown}: a scheme ends in '://'; write s3://bucket/key, or ./{shown} for a local path of that name"
+        )
+    if "://" in text:
+        raise StorageError(f"{shown}: '://' stands in the middle; give a local path or s3://bucket/key")
+
+
+def check_uri(text: str) -> str:
+    """`text`, proven to be what `parse` understands.
+
+    Raises ValueError, with the mend, where it is not, or where it begins or ends with a blank.
+    """
+    if text != text.strip():
+        raise ValueError(f"{text!r} begins or ends with a blank; give a local path or s3://bucket/key")
+    try:
+        parse(text)
+    except StorageError as error:
+        raise ValueError(str(error)) from None
+    return text
 
 
 def _file_path(text: str, rest: str) -> str:

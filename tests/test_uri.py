@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from longspan.errors import StorageError
 from longspan.storage import absolute, is_remote, join, relative_name
-from longspan.storage.uri import Location, hide_credentials, parse
+from longspan.uri import Location, check_uri, hide_credentials, parse
 
 
 def test_local_forms_mean_the_same_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,12 +49,39 @@ def test_s3_forms() -> None:
         ("s3://bucket/a//b", "must stay inside"),
         ("s3://bucket/a/../b", "must stay inside"),
         ("s3://bucket/./a", "must stay inside"),
+        ("s3:/bucket/a", "a scheme ends in '://'; write s3://bucket/key, or ./s3:/bucket/a for a local path of that name"),
+        ("s3:bucket/a", "a scheme ends in '://'"),
+        ("S3:/bucket", "a scheme ends in '://'"),
+        ("gs:/bucket/a", "a scheme ends in '://'"),
+        ("C:/data", "a scheme ends in '://'"),
+        ("runs/s3://bucket/a", "'://' stands in the middle"),
     ],
 )
 def test_refused_uris_say_why_and_show_no_password(uri: str, text: str) -> None:
     with pytest.raises(StorageError, match=text) as caught:
         parse(uri)
     assert "hunter22" not in str(caught.value)
+
+
+def test_a_path_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("./s3:/bucket", "12:30", "a:b/c", "runs/s3:/x"):
+        assert absolute(name) == os.path.normpath(f"{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "'' is not a URI"),
+        ("  ", "'  ' begins or ends with a blank"),
+        (" s3://bucket/a", "begins or ends with a blank; give a local path or s3://bucket/key"),
+        ("gs://bucket/a", "gs://bucket/a: scheme gs:// is not supported"),
+    ],
+)
+def test_what_no_field_may_hold(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_uri(text)
+    assert check_uri("s3://bucket/a b") == "s3://bucket/a b"
 
 
 def test_join_puts_names_below_the_uri() -> None:
