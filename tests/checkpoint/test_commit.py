@@ -1,6 +1,7 @@
 """The commit protocol by itself: a step exists if, and only if, its record parses and all its files are there."""
 
 import json
+import os
 import random
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -286,12 +287,87 @@ def test_retention_removes_left_overs_and_a_lost_attempts_steps(run_uri: str) ->
     assert {name.split("/")[0] for name in files} == {"step-00000006", "step-00000002"}
 
 
+class Killed(BaseException):
+    """What a SIGKILL is to the code that it strikes: nothing catches it, nothing is put right."""
+
+
+CHANGES = ("unlink", "rmdir", "mkdir", "replace", "open")
+"""Calls of `os` by which a file system is changed, or made ready to be."""
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the process die before change `number` (from 1) of the file system."""
+    calls = iter(range(1, 1_000_000))
+
+    def deadly(call: Callable[..., object]) -> Callable[..., object]:
+        def strike(*arguments: object, **options: object) -> object:
+            if next(calls) >= number:
+                raise Killed
+            return call(*arguments, **options)
+
+        return strike
+
+    for name in CHANGES:
+        monkeypatch.setattr(os, name, deadly(getattr(os, name)))
+
+
+def everything(folder: Path) -> list[str]:
+    """Files and folders, those that are hidden or empty too."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_no_kill_while_a_step_is_cleared_leaves_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder holds no file to be listed by, and stayed for ever."""
+    number, ended = 0, False
+    while not ended:
+        number += 1
+        run_uri = str(tmp_path / str(number))
+        for step in (2, 4):
+            committed(run_uri, step)
+        killed_at(monkeypatch, number)
+        try:
+            retain(run_uri, 1, 4)
+            ended = True
+        except Killed:
+            pass
+        monkeypatch.undo()
+        assert newest_commit(run_uri, RUN) == read_commit(run_uri, 4)
+        retain(run_uri, 1, 4)
+        left = [
+            "checkpoints",
+            "checkpoints/step-00000004",
+            *(f"checkpoints/step-00000004/{n}" for n in (COMMIT, *CONTENT)),
+        ]
+        assert everything(Path(run_uri)) == sorted(left), f"killed at change {number}"
+    assert number > 4, "the record, two files and the folder go one by one"
+
+
+def test_no_kill_while_a_step_is_saved_leaves_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is stopped at step 3 and killed as it saves goes on from 2, and may never save a step 3 again."""
+    number, ended = 0, False
+    while not ended:
+        number += 1
+        run_uri = str(tmp_path / str(number))
+        committed(run_uri, 2)
+        killed_at(monkeypatch, number)
+        try:
+            committed(run_uri, 3)
+            ended = True
+        except Killed:
+            pass
+        monkeypatch.undo()
+        committed(run_uri, 4)
+        retain(run_uri, 1, 4)
+        assert [n for n in everything(Path(run_uri)) if "step-" in n and "step-00000004" not in n] == []
+    assert number > 4
+
+
 class History:
     """A store in memory that may lose or cut files at any time, and keeps its own books of what is whole."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.objects: dict[str, bytes] = {}
-        for name in ("write_json", "read_text", "list_files", "size", "delete", "delete_tree"):
+        for name in ("write_json", "read_text", "list_files", "list_folders", "size", "delete", "delete_tree"):
             monkeypatch.setattr(storage, name, getattr(self, name))
 
     def write_json(self, uri: str, value: object) -> None:
@@ -304,6 +380,9 @@ class History:
 
     def list_files(self, uri: str) -> list[str]:
         return sorted(name.removeprefix(f"{uri}/") for name in self.objects if name.startswith(f"{uri}/"))
+
+    def list_folders(self, uri: str) -> list[str]:
+        return sorted({name.split("/")[0] for name in self.list_files(uri) if "/" in name})
 
     def size(self, uri: str) -> int:
         if uri not in self.objects:

@@ -1,7 +1,7 @@
 """A pipeline of four stages, killed (SIGKILL) anywhere, again and again, until it is through: is it the same pipeline?
 
     python tests/reliability/kill_pipeline.py                  (five minutes on 2 cores)
-    python tests/reliability/kill_pipeline.py --seconds 3600
+    python tests/reliability/kill_pipeline.py --runs 100       (pipelines from beginning to end, a dozen kills each)
 
 Extend, replay on conversations, long fine-tuning, merge, each evaluated. A kill comes before the N-th change of a file
 below the output, or by the clock, so also in the middle of an export, a merge, a record. After every kill no JSON file
@@ -223,7 +223,8 @@ def lasting(value: Any) -> Any:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=300, help="begin no further run after so long")
+    parser.add_argument("--seconds", type=float, default=300, help="begin no further pipeline after so long")
+    parser.add_argument("--runs", type=int, help="stop after so many pipelines instead")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -235,7 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
         pipeline, reference, output = make_material(folder), folder / "whole", folder / "killed"
         assert attempt(pipeline, reference, 0, 0) == 0, reference.with_suffix(".log").read_text()
         until = time.monotonic() + given.seconds
-        while not runs or time.monotonic() < until:
+        while not runs or (runs < given.runs if given.runs else time.monotonic() < until):
             shutil.rmtree(output, ignore_errors=True)
             runs, spread = runs + 1, rng.choice(SPREADS)
             while True:

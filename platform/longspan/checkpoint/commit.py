@@ -76,12 +76,13 @@ def _stored_file(name: Any, size: Any, digest: Any) -> StoredFile:
 
 def written_steps(run_uri: str) -> list[int]:
     """Steps with a commit record, whole or not, newest first."""
-    return _steps(name for name in storage.list_files(checkpoints_uri(run_uri)) if name.endswith(f"/{COMMIT}"))
+    names = storage.list_files(checkpoints_uri(run_uri))
+    return _steps(name.removesuffix(f"/{COMMIT}") for name in names if name.endswith(f"/{COMMIT}"))
 
 
 def _steps(names: Iterable[str]) -> list[int]:
-    """Steps whose folders these files lie in, newest first."""
-    folders = {name.split("/")[0] for name in names if name.count("/") == 1}
+    """Steps whose folders have these names, newest first."""
+    folders = set(names)
     steps = {int(match.group(1)) for match in map(_STEP.fullmatch, folders) if match}
     return sorted((step for step in steps if f"step-{step:08d}" in folders), reverse=True)
 
@@ -163,9 +164,10 @@ def retain(run_uri: str, keep: int, newest: int) -> None:
     """Keep the newest `keep` whole steps up to `newest`, the one just committed; all else goes.
 
     What is newer was passed over when this attempt began (damaged), and folders without a whole record are left-overs.
+    So are empty ones: a process that was killed in the middle of this had taken away their files, not them.
     """
     kept = 0
-    for step in _steps(storage.list_files(checkpoints_uri(run_uri))):
+    for step in _steps(storage.list_folders(checkpoints_uri(run_uri))):
         try:
             good = step <= newest and kept < keep and whole(run_uri, read_commit(run_uri, step))
         except (CheckpointError, storage.NotFoundError):
