@@ -114,7 +114,7 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path, base: str) -> None:
         open_for_evaluation(base, dtype="float8")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(ConfigError, match=r"model.path: cannot read a model config at"):
+    with pytest.raises(ConfigError, match=r"^evaluate: cannot read a model config at"):
         open_for_evaluation(str(empty))
     (empty / "config.json").write_text((Path(base) / "config.json").read_text())
     with pytest.raises(ConfigError, match="evaluate: cannot load safetensors weights from"):

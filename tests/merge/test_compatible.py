@@ -95,7 +95,7 @@ def test_old_and_new_spelling_of_one_rope_agree(pair: tuple[Path, Path]) -> None
 
 def test_a_rope_that_cannot_be_read_is_refused_with_its_side(pair: tuple[Path, Path], edit_config: Any) -> None:
     edit_config(pair[1], "rope_parameters", {"rope_type": "linear", "rope_theta": 500.0, "factor": -2.0})
-    assert str(refusal(pair)).startswith("merge: b: rope")
+    assert str(refusal(pair)).startswith("merge: b: config.json: rope_parameters.factor is")
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,9 @@ def _initial_model(comparison: Comparison, uri: str) -> None:
 def _base_config(comparison: Comparison) -> dict[str, Any]:
     from longspan.model.load import read_config
 
-    values: dict[str, Any] = read_config(Model(path=base_path(comparison))).to_dict()
+    values: dict[str, Any] = read_config(
+        Model(path=base_path(comparison)), "base.checkpoint" if comparison.base.checkpoint else "base.config"
+    ).to_dict()
     return values
 
 

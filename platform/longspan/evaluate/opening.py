@@ -41,7 +41,7 @@ def open_for_evaluation(
     if dtype not in DTYPES:
         raise ConfigError(f"evaluate: dtype {dtype}: must be one of {', '.join(DTYPES)}")
     attention.register()
-    config = read_config(Model(path=model_path, drop_sliding_window=drop_sliding_window))
+    config = read_config(Model(path=model_path, drop_sliding_window=drop_sliding_window), "evaluate")
     if rope is not None:
         write_rope(config, rope, config.max_position_embeddings)
     settings = from_hf(config.to_dict())

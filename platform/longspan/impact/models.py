@@ -46,7 +46,7 @@ def _untrained_rope(settings: ScoreSettings) -> RopeSettings | None:
     """What `settings.rope` is on the model, reaching the window; None where the model keeps its own."""
     if settings.rope is None:
         return None
-    config = read_config(Model(path=settings.model, drop_sliding_window=settings.drop_sliding_window))
+    config = read_config(Model(path=settings.model, drop_sliding_window=settings.drop_sliding_window), "impact.model")
     return extend_config(config, Rope(type=settings.rope), settings.window)
 
 
@@ -64,7 +64,7 @@ def check_models(settings: ScoreSettings, manifest: Manifest) -> dict[str, str]:
     if settings.base is not None:
         wanted["base"] = (settings.base, settings.short_width if settings.short_prefix is not None else 0)
     for field, (path, width) in wanted.items():
-        config = read_config(Model(path=path, drop_sliding_window=settings.drop_sliding_window))
+        config = read_config(Model(path=path, drop_sliding_window=settings.drop_sliding_window), f"impact.{field}")
         if config.max_position_embeddings < width:
             raise ConfigError(
                 f"impact.{field}: '{path}' has a window of {config.max_position_embeddings} tokens, but is to read"

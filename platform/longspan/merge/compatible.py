@@ -74,10 +74,7 @@ def positions(side: str, config: dict[str, Any]) -> dict[str, Any]:
     """What decides how far a model sees and at which frequencies: RoPE, window, sliding window."""
     from longspan.rope import from_hf, to_hf
 
-    try:
-        rope = to_hf(from_hf(config))
-    except ConfigError as error:
-        raise ConfigError(f"merge: {side}: {error}") from None
+    rope = to_hf(from_hf(config, f"merge: {side}: config.json"))
     sliding = config.get("sliding_window") if config.get("use_sliding_window") is not False else None
     return {
         **rope,

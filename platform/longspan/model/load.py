@@ -32,8 +32,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _CPU = torch.device("cpu")
 
 
-def read_config(model: Model) -> Any:
+def read_config(model: Model, field: str = "model.path") -> Any:
     """The transformers config of `model.path`, checked to be of a supported family, its RoPE that of the file.
+
+    Args:
+        model: of a recipe, or of what else opens one.
+        field: what names the model there; messages begin with it.
 
     Raises:
         ConfigError: the path cannot be read, or the family, window, dropout or RoPE is not supported.
@@ -49,21 +53,19 @@ def read_config(model: Model) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"model.path: cannot read a model config at '{model.path}' ({reason}); give a directory with config.json or"
+            f"{field}: cannot read a model config at '{model.path}' ({reason}); give a directory with config.json or"
             " a hub name that can be reached"
         ) from None
     if config.model_type not in FAMILIES:
-        raise ConfigError(
-            f"model.path: '{model.path}' is of type {config.model_type}; supported: {', '.join(FAMILIES)}"
-        )
+        raise ConfigError(f"{field}: '{model.path}' is of type {config.model_type}; supported: {', '.join(FAMILIES)}")
     if getattr(config, "attention_dropout", 0.0):
         raise ConfigError(
-            f"model.path: '{model.path}' has attention_dropout {config.attention_dropout}; set it to 0 in config.json"
+            f"{field}: '{model.path}' has attention_dropout {config.attention_dropout}; set it to 0 in config.json"
         )
     if getattr(config, "sliding_window", None) is not None:
         if not model.drop_sliding_window:
             raise ConfigError(
-                f"model.path: '{model.path}' attends in a sliding window of {config.sliding_window} tokens, so it"
+                f"{field}: '{model.path}' attends in a sliding window of {config.sliding_window} tokens, so it"
                 " cannot see further; set model.drop_sliding_window: true to train it with full attention"
             )
         config.sliding_window = None
@@ -71,11 +73,12 @@ def read_config(model: Model) -> Any:
             config.layer_types = ["full_attention"] * config.num_hidden_layers
         if hasattr(config, "use_sliding_window"):
             config.use_sliding_window = False
-    write_rope(config, _rope_of_file(raw, config), config.max_position_embeddings)
+    where = f"{field}: config.json of '{model.path}'"
+    write_rope(config, _rope_of_file(raw, config, where), config.max_position_embeddings)
     return config
 
 
-def _rope_of_file(raw: dict[str, Any], config: Any) -> RopeSettings:
+def _rope_of_file(raw: dict[str, Any], config: Any, where: str) -> RopeSettings:
     """RoPE as config.json has it. The config object cannot tell: it fills a missing original window with the new one.
 
     A base or window that the file leaves to the model's class (Llama 2's base) is taken from the class.
@@ -84,7 +87,7 @@ def _rope_of_file(raw: dict[str, Any], config: Any) -> RopeSettings:
     sections = (raw, raw.get("rope_parameters") or {}, raw.get("rope_scaling") or {})
     if all(section.get("rope_theta") is None for section in sections):
         given["rope_theta"] = config.rope_parameters["rope_theta"]
-    return from_hf(given)
+    return from_hf(given, where)
 
 
 def _directory(path: str) -> str:

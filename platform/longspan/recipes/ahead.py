@@ -44,10 +44,7 @@ def check_ahead(pipeline: Pipeline, steps: Iterable[Step]) -> None:
 def _check_base(pipeline: Pipeline) -> None:
     from longspan.model.load import read_config
 
-    try:
-        read_config(Model(path=pipeline.base, revision=pipeline.revision))
-    except ConfigError as error:
-        raise ConfigError(f"base: {str(error).removeprefix('model.path: ')}") from None
+    read_config(Model(path=pipeline.base, revision=pipeline.revision), "base")
 
 
 def _check_made(pipeline: Pipeline, steps: list[Step]) -> None:

@@ -4,6 +4,7 @@
 type, since a missing key is silently replaced by a wrong value and a missing type silently means "unscaled".
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,7 +69,7 @@ def hf_max_position_embeddings(settings: RopeSettings, target_length: int) -> in
     return target_length
 
 
-def from_hf(config: Mapping[str, Any]) -> RopeSettings:
+def from_hf(config: Mapping[str, Any], where: str = "config.json") -> RopeSettings:
     """`RopeSettings` of a model's config.json as a dictionary (or of `config.to_dict()`).
 
     Reads `rope_parameters` (transformers 5) and the older rope_theta + rope_scaling, with the type as "rope_type" or
@@ -76,49 +77,59 @@ def from_hf(config: Mapping[str, Any]) -> RopeSettings:
     transformers does, and so is max_position_embeddings for a "longrope" without factor. Give it config.json as the
     file has it: the config object of transformers has filled a missing original window with the new one.
 
+    Args:
+        config: the keys of the file.
+        where: what messages begin with; the key comes next, under the name that it has in the file.
+
     Raises:
         ConfigError: the two forms disagree; no base; scaling without a type; one dictionary per layer type; an unknown,
             missing or misplaced key; a bad value; an original window beyond max_position_embeddings; factor lists that
             do not fit the heads.
     """
+    try:
+        return _from_hf(config)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _from_hf(config: Mapping[str, Any]) -> RopeSettings:
     new = _settings_of(config, config.get("rope_parameters"), "rope_parameters")
     old = _settings_of(config, config.get("rope_scaling"), "rope_scaling")
     if new is not None and old is not None and new != old:
         raise ConfigError(
-            f"rope.rope_type: the config's rope_parameters ({to_hf(new)}) and rope_scaling ({to_hf(old)}) disagree; "
-            "keep the one that the model was trained with"
+            f"rope_parameters ({to_hf(new)}) and rope_scaling ({to_hf(old)}) disagree; keep the one that the model was"
+            " trained with"
         )
     settings = new or old
     if settings is not None:
-        _check_model(settings, config)
         return settings
     if config.get("rope_theta") is None:
         raise ConfigError(
-            "rope.rope_theta is missing: the config has neither rope_parameters nor rope_theta; older models leave it "
-            "to their class, so load the config with transformers and save it again"
+            "rope_theta is missing, and so is rope_parameters; older models leave it to their class, so load the config"
+            " with transformers and save it again"
         )
-    return from_mapping({"rope_type": "default", **_top_level(config)})
+    return _checked({"rope_type": "default", **_top_level(config)}, config, "rope_parameters", {})
 
 
 def _settings_of(config: Mapping[str, Any], section: Any, name: str) -> RopeSettings | None:
     if section is None or section == {}:
         return None
     if not isinstance(section, Mapping):
-        raise ConfigError(f"rope.rope_type: the config's {name} is {section!r}; give a dictionary with a rope_type")
+        raise ConfigError(f"{name} is {section!r}; give a dictionary with a rope_type")
     given = {key: value for key, value in section.items() if value is not None}
     nested = [key for key, value in given.items() if isinstance(value, Mapping)]
     if nested:
         raise ConfigError(
-            f"rope.{nested[0]}: the config's {name} has one dictionary per layer type; longspan extends models with "
-            "one RoPE for all layers"
+            f"{name}.{nested[0]}: {name} has one dictionary per layer type; longspan extends models with one RoPE for"
+            " all layers"
         )
     rope_type = _rope_type(given, name)
     top_level = _top_level(config)
     theta = given.get("rope_theta", top_level.get("rope_theta"))
     if "rope_theta" in top_level and theta != top_level["rope_theta"]:
         raise ConfigError(
-            f"rope.rope_theta is {theta} in the config's {name} but {top_level['rope_theta']} at its top level; "
-            "transformers 5 reads the first and older versions the second, make them equal"
+            f"{name}.rope_theta is {theta}, but rope_theta at the top level {top_level['rope_theta']}; transformers 5"
+            " reads the first and older versions the second, make them equal"
         )
     given = {**top_level, **given, "rope_type": rope_type}
     original = _original_window(config, given)
@@ -127,7 +138,27 @@ def _settings_of(config: Mapping[str, Any], section: Any, name: str) -> RopeSett
         given["original_max_position_embeddings"] = original
     if rope_type == "longrope" and "factor" not in given and "max_position_embeddings" in config:
         given["factor"] = _window_ratio(config["max_position_embeddings"], original)
-    return from_mapping({key: value for key, value in given.items() if value is not None})
+    return _checked({key: value for key, value in given.items() if value is not None}, config, name, section)
+
+
+def _checked(
+    given: Mapping[str, Any], config: Mapping[str, Any], name: str, section: Mapping[str, Any]
+) -> RopeSettings:
+    """The settings, with every `rope.KEY` of a message under the key's place in the file."""
+
+    def place(found: re.Match[str]) -> str:
+        key = found[1]
+        # The original window is the one key whose place at the top level wins.
+        if key in config and (key not in section or key == "original_max_position_embeddings"):
+            return key
+        return f"{name}.{'type' if key == 'rope_type' and key not in section and 'type' in section else key}"
+
+    try:
+        settings = from_mapping(given)
+        _check_model(settings, config)
+    except ConfigError as error:
+        raise ConfigError(re.sub(r"\brope\.([a-z_]+)", place, str(error))) from None
+    return settings
 
 
 def _window_ratio(window: Any, original: Any) -> float | None:
@@ -142,8 +173,8 @@ def _check_model(settings: RopeSettings, config: Mapping[str, Any]) -> None:
     window, original = config.get("max_position_embeddings"), settings.original_max_position_embeddings
     if settings.rope_type in WINDOWED_TYPES and isinstance(window, int) and original is not None and original > window:
         raise ConfigError(
-            f"rope.original_max_position_embeddings is {original}, beyond the config's max_position_embeddings of "
-            f"{window}; give the window that the model was trained with before it was extended"
+            f"rope.original_max_position_embeddings is {original}, beyond max_position_embeddings of {window}; give"
+            " the window that the model was trained with before it was extended"
         )
     head_dim, width, heads = (config.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
     if head_dim is None and isinstance(width, int) and isinstance(heads, int) and heads > 0:
@@ -156,14 +187,13 @@ def _rope_type(given: dict[str, Any], name: str) -> Any:
     """The type under either name; both are taken out of `given`. Without a type only a bare base is believed."""
     types = [given.pop(key) for key in ("rope_type", "type") if key in given]
     if types and types[0] != types[-1]:
-        raise ConfigError(f"rope.rope_type: the config's {name} has both {' and '.join(sorted(map(repr, types)))}")
+        raise ConfigError(f"{name} has both rope_type and type: {' and '.join(sorted(map(repr, types)))}; keep one")
     if types:
         return types[0]
     scaling = sorted(set(given) - {"rope_theta", "partial_rotary_factor"})
     if scaling:
         raise ConfigError(
-            f"rope.rope_type is missing in the config's {name} beside {', '.join(scaling)}; "
-            "transformers would load it unscaled, add the type"
+            f"{name}.rope_type is missing beside {', '.join(scaling)}; transformers would load it unscaled, add it"
         )
     return "default"
 
