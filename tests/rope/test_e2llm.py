@@ -104,7 +104,7 @@ def test_scaled_positions_stay_inside_the_original_window(length: int, original:
         (
             RopeSettings("dynamic", 1e4, factor=2.0, original_max_position_embeddings=4096),
             2,
-            r"rope\.rope_type: 'dynamic'",
+            r"rope\.type: 'e2llm' .* by 'dynamic', .*; extend it with type 'dynamic_ntk' and rope\.drop_scaling: true",
         ),
     ],
 )

@@ -118,7 +118,6 @@ def test_a_recipes_own_lists_base_and_attention_factor_are_kept() -> None:
         (PLAIN, {"long_factor": (1.0,) * 32, "short_factor": (1.0,) * 32}, r"rope\.short_factor has 32 .* need 64"),
         (PLAIN, {"long_factor": (0.9,) * 64}, r"rope\.long_factor\[0\] is 0\.9"),
         (PLAIN, {"long_factor": (1.0,) * 64, "critical": 30}, r"rope\.critical_dimension has no meaning beside"),
-        (DYNAMIC, {}, r"rope\.type: 'longrope' starts from plain RoPE, but the model is already scaled by 'dynamic'"),
     ],
 )
 def test_refuses_fields_that_do_not_fit(base: RopeSettings, fields: dict, message: str) -> None:

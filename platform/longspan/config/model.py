@@ -76,12 +76,15 @@ class Rope(Section):
     type: Literal[
         "keep", "theta", "ntk", "dynamic_ntk", "critical_ntk", "linear", "yarn", "llama3", "longrope", "e2llm"
     ] = "keep"
-    """`keep` the model's; `theta` sets the base; `ntk`, `dynamic_ntk`, `critical_ntk` (2310.05209: the least base that
-    keeps the critical dimension's trained range) compute it for `data.target_length`; `e2llm` trains with the model's
-    own and exports the inference scale for `data.target_length`; others scale.
+    """`keep` the model's; `theta` sets the base and keeps a scaling that the model has; `ntk`, `dynamic_ntk`,
+    `critical_ntk` (2310.05209: the least base that keeps the critical dimension's trained range) compute the base for
+    `data.target_length`; `e2llm` trains with the model's own and exports the inference scale for `data.target_length`;
+    others scale.
     """
     theta: PositiveFloat | None = None
     """rope_theta: required by `theta`; the others start from it when given, else from the model's own."""
+    drop_scaling: bool = False
+    """Start from plain RoPE at the model's base: a scaling of the model's own is dropped, which nothing else does."""
     factor: Factor | None = None
     """Scaling factor; target_length / original_max_position_embeddings when left out, rounded up for `e2llm`."""
     original_max_position_embeddings: PositiveInt | None = None
@@ -122,8 +125,9 @@ class Rope(Section):
             for name in names:
                 if getattr(self, name) is not None and self.type not in types:
                     raise ValueError(f"'{name}' has no meaning for type '{self.type}'; it belongs to {sorted(types)}")
-        if self.type == "e2llm" and self.theta is not None:
-            raise ValueError("'theta' has no meaning for type 'e2llm', which trains with the model's own frequencies")
+        for name in ("theta", "drop_scaling"):
+            if self.type == "e2llm" and getattr(self, name):
+                raise ValueError(f"'{name}' has no meaning for type 'e2llm', which trains with the model's frequencies")
         if self.long_factor is not None and self.critical_dimension is not None:
             raise ValueError("'critical_dimension' has no meaning beside 'long_factor'; remove one of them")
         if self.mixed_window and self.type == "e2llm":

@@ -47,8 +47,8 @@ def e2_inference(base: RopeSettings, scale: float, original: int, head_dim: int)
         return dataclasses.replace(base, rope_type="linear", factor=float(scale * (base.factor or 1.0)))
     if base.rope_type == "dynamic":
         raise ConfigError(
-            "rope.rope_type: 'dynamic' changes its frequencies with the length, so E2-LLM has no fixed ones to scale; "
-            "train from one length of it (rope.type 'dynamic_ntk')"
+            "rope.type: 'e2llm' scales fixed frequencies, but the model is scaled by 'dynamic', which changes them with"
+            " the length; extend it with type 'dynamic_ntk' and rope.drop_scaling: true first, which fixes them at one"
         )
     # Beyond the original window of a "longrope" base, so that its long factors are meant.
     frequencies = inv_freq(base, head_dim, sequence_length=(base.original_max_position_embeddings or original) + 1)

@@ -69,7 +69,7 @@ def longrope_settings(
     """A "longrope" from a recipe's fields; what it leaves out follows from the model and the window.
 
     Args:
-        base: of the model as it is.
+        base: of the model, whose own theta and share of rotated dimensions are taken; a scaling is not looked at.
         target_length: the window to reach, in tokens.
         original: the window to start from, in tokens.
         head_dim: dimensions of a head.
@@ -81,14 +81,8 @@ def longrope_settings(
         critical: for `critical_dimension_factors`.
 
     Raises:
-        ConfigError: a list of the wrong length, a factor below 1, long_factor beside critical, a base model that is
-            scaled already and whose `theta` is not given.
+        ConfigError: a list of the wrong length, a factor below 1, long_factor beside critical.
     """
-    if base.rope_type != "default" and theta is None:
-        raise ConfigError(
-            f"rope.type: 'longrope' starts from plain RoPE, but the model is already scaled by '{base.rope_type}';"
-            " give rope.theta to start from, or type 'keep'"
-        )
     if long_factor is not None and critical is not None:
         raise ConfigError("rope.critical_dimension has no meaning beside rope.long_factor; remove one of them")
     base_theta = base.rope_theta if theta is None else theta

@@ -1,18 +1,26 @@
 """From a recipe's `rope:` section and a model's own settings to the settings of the run.
 
-The recipe names a formula; what it leaves out comes from the model (base, original window) and the target length
-(factor). `model` trains with `RunRope.trained`; `checkpoint` writes `RunRope.exported`.
+The recipe names a formula; what it leaves out comes from the model (base, original window, the rest of a scaling of the
+same type) and the target length (factor). A scaling of the model's own is kept, or replaced and said (`replacement`),
+or the recipe is refused; docs/rope.md has all pairs. `model` trains with `RunRope.trained`; `checkpoint` writes
+`RunRope.exported`.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from longspan.config.model import Rope
 from longspan.errors import ConfigError
 from longspan.rope.e2llm import e2_inference, e2_scale
+from longspan.rope.frequencies import attention_scaling
 from longspan.rope.longrope import at_length, depends_on_length, longrope_settings
 from longspan.rope.mixed_window import MixedWindow, mixed_window_longrope
 from longspan.rope.settings import RopeSettings, rotary_dim, validate
 from longspan.rope.theta import critical_dimension_theta, dynamic_ntk_theta, ntk_theta
+
+_BASE_FORMULAS = ("ntk", "dynamic_ntk", "critical_ntk")
+# Files hold attention factors as others rounded them.
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -48,14 +56,15 @@ def run_rope(
     trained = at_length(settings, target_length, head_dim)
     if not rope.mixed_window:
         return RunRope(trained, settings)
-    if rope.type == "keep" and not (base.rope_type == "longrope" and depends_on_length(base)):
+    is_kept = rope.type == "keep" and not rope.drop_scaling
+    if is_kept and not (base.rope_type == "longrope" and depends_on_length(base)):
         raise ConfigError(
             "rope.mixed_window: type 'keep' has two RoPEs to mix only where the model is a 'longrope' with two lists;"
             " choose a type that extends the model, or turn mixed_window off"
         )
     original = _original_window(base, rope, max_position_embeddings)
     mixed = MixedWindow(at_length(base, original, head_dim), trained, original, target_length)
-    exported = settings if rope.type == "keep" else mixed_window_longrope(mixed, head_dim)
+    exported = settings if is_kept else mixed_window_longrope(mixed, head_dim)
     return RunRope(trained, exported, mixed)
 
 
@@ -73,27 +82,80 @@ def resolve_rope(
         target_length: the window to reach, in tokens.
 
     Raises:
-        ConfigError: a type that starts from plain RoPE is asked for, but the model is already scaled; numbers that do
-            not fit the type, the model or the window.
+        ConfigError: a type that starts from plain RoPE is named, but the model is already scaled and `drop_scaling` is
+            not given; numbers that do not fit the type, the model or the window.
     """
+    own = _plain(base) if rope.drop_scaling else base
     if rope.type == "keep":
-        return base
-    if base.rope_type != "default" and rope.theta is None and rope.type in ("ntk", "dynamic_ntk", "critical_ntk"):
+        return own
+    if rope.type == "theta":
+        assert rope.theta is not None, "the section guarantees it"
+        return replace(own, rope_theta=rope.theta)
+    starts_plain = rope.type in _BASE_FORMULAS or (rope.type == "longrope" and own.rope_type != "longrope")
+    if starts_plain and own.rope_type != "default":
         raise ConfigError(
-            f"rope.type: '{rope.type}' starts from plain RoPE, but the model is already scaled by '{base.rope_type}';"
-            " give rope.theta to start from, or type 'keep'"
+            f"rope.type: '{rope.type}' starts from plain RoPE, but the model is already scaled by '{own.rope_type}';"
+            " drop that with rope.drop_scaling: true, or keep it with type 'theta' (a larger base) or 'keep'"
         )
     original = _original_window(base, rope, max_position_embeddings)
-    settings = _extended(base, rope, head_dim, original, target_length)
+    settings = _extended(own, rope, head_dim, original, target_length)
     validate(settings, target_length)
     return settings
+
+
+def replacement(base: RopeSettings, rope: Rope, settings: RopeSettings) -> str | None:
+    """One line for the user where a run does not keep the model's own scaling; None where it does, or has none.
+
+    Args:
+        base: of the model as it is.
+        rope: the recipe's section.
+        settings: what `run_rope` exports of the two.
+    """
+    if base.rope_type == "default":
+        return None
+    own = f"the model's own scaling ({_named(base)})"
+    short = f", and for documents within {settings.original_max_position_embeddings:,} tokens the model's own"
+    new = f"{_named(settings)}{short if rope.mixed_window else ''}"
+    if rope.drop_scaling:
+        return f"rope: drop_scaling drops {own}; the run has {new}"
+    if rope.type == "e2llm":
+        if not depends_on_length(base):
+            return None
+        return (
+            f"rope: e2llm drops the model's short_factor, for up to {base.original_max_position_embeddings:,} tokens;"
+            " it trains and exports the frequencies of long_factor at every length"
+        )
+    if rope.type in ("keep", "theta"):
+        if not (rope.mixed_window and base.rope_type == "dynamic"):
+            return None
+        return (
+            f"rope: mixed_window ends the growth of {own} with the length; long documents get that of the target length"
+        )
+    return f"rope: {own} is replaced by {new}; rope.type keep or theta would keep it"
+
+
+def _named(settings: RopeSettings) -> str:
+    """Type, factor and window of settings in words."""
+    if settings.rope_type == "default":
+        return f"plain RoPE at base {settings.rope_theta:,.0f}"
+    original = settings.original_max_position_embeddings
+    return f"{settings.rope_type}, factor {settings.factor:g}" + (f" from {original:,} tokens" if original else "")
+
+
+def _plain(settings: RopeSettings) -> RopeSettings:
+    return RopeSettings("default", settings.rope_theta, partial_rotary_factor=settings.partial_rotary_factor)
 
 
 def _extended(base: RopeSettings, rope: Rope, head_dim: int, original: int, target_length: int) -> RopeSettings:
     theta = rope.theta if rope.theta is not None else base.rope_theta
     factor = rope.factor if rope.factor is not None else max(1.0, target_length / original)
     rotated = rotary_dim(base, head_dim)
-    plain = RopeSettings("default", theta, partial_rotary_factor=base.partial_rotary_factor)
+    plain = replace(_plain(base), rope_theta=theta)
+    window: dict[str, Any] = {
+        "rope_type": rope.type,
+        "factor": factor,
+        "original_max_position_embeddings": original,
+    }
     match rope.type:
         case "ntk":
             return replace(plain, rope_theta=ntk_theta(theta, factor, rotated))
@@ -108,24 +170,10 @@ def _extended(base: RopeSettings, rope: Rope, head_dim: int, original: int, targ
             scale = rope.factor if rope.factor is not None else e2_scale(target_length, original)
             return e2_inference(base, scale, original, head_dim)
         case "yarn":
-            return replace(
-                plain,
-                rope_type="yarn",
-                factor=factor,
-                original_max_position_embeddings=original,
-                beta_fast=rope.beta_fast,
-                beta_slow=rope.beta_slow,
-                attention_factor=rope.attention_factor,
-            )
+            keys = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate")
+            return replace(plain, **window, **_left_out(base, rope, *keys))
         case "llama3":
-            return replace(
-                plain,
-                rope_type="llama3",
-                factor=factor,
-                original_max_position_embeddings=original,
-                low_freq_factor=rope.low_freq_factor,
-                high_freq_factor=rope.high_freq_factor,
-            )
+            return replace(plain, **window, **_left_out(base, rope, "low_freq_factor", "high_freq_factor"))
         case "longrope":
             return longrope_settings(
                 base,
@@ -135,12 +183,23 @@ def _extended(base: RopeSettings, rope: Rope, head_dim: int, original: int, targ
                 theta=rope.theta,
                 factor=rope.factor,
                 long_factor=rope.long_factor,
-                short_factor=rope.short_factor,
-                attention_factor=rope.attention_factor,
                 critical=rope.critical_dimension,
+                **_left_out(base, rope, "short_factor", "attention_factor"),
             )
-        case _:
-            return plain
+    raise AssertionError(f"{rope.type} is resolved before")
+
+
+def _left_out(base: RopeSettings, rope: Rope, *keys: str) -> dict[str, Any]:
+    """The recipe's values of `keys`; for those that it leaves out, the model's own where it is scaled by the same type.
+
+    An attention factor that is no more than its formula's is that of the model's own factor, so it is computed anew.
+    """
+    own: dict[str, Any] = {key: getattr(base, key) if base.rope_type == rope.type else None for key in keys}
+    if own.get("attention_factor") is not None:
+        formula = attention_scaling(replace(base, attention_factor=None))
+        if abs(own["attention_factor"] - formula) < _ROUNDING * formula:
+            own["attention_factor"] = None
+    return {key: own[key] if getattr(rope, key, None) is None else getattr(rope, key) for key in keys}
 
 
 def _original_window(base: RopeSettings, rope: Rope, max_position_embeddings: int) -> int:
