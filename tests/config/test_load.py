@@ -209,6 +209,7 @@ DECIDES = {
     "model.trust_remote_code": True,
     "model.attention_pattern": ShiftedGroups(groups=2),
     "rope.type": "dynamic_ntk",
+    "rope.drop_scaling": True,
     "rope.theta": 3.0,
     "rope.factor": 2.0,
     "rope.original_max_position_embeddings": 64,

@@ -57,3 +57,12 @@ def test_a_base_with_another_rope_stands_in_for_a_longer_model(material: Materia
     assert bool(long.get_buffer("inv_freq")[-1] < base.get_buffer("inv_freq")[-1])
     with pytest.raises(ConfigError, match=r"impact\.rope: 'longrope'; must be one of ntk, "):
         material.settings(rope="longrope")
+
+
+def test_a_rope_put_over_a_scaled_model_says_what_it_drops(
+    material: Material, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scaled = tiny_model_directory(tmp_path, rope_parameters={"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0})
+    check_models(material.settings(model=str(scaled), rope="ntk", window=256), material.manifest)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("impact.rope: the model's own scaling (linear, factor 2) is dropped; in its")

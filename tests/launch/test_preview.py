@@ -1,5 +1,6 @@
 """`longspan plan` on a tiny corpus: tables, RUN/plan.json, plots; and the look at a plan that passes by."""
 
+import html
 import io
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from longspan.observe.report import write_report
 from longspan.planner.settings import plan_settings
 from longspan.sampling.plan import plan_parts
 from tests.launch.conftest import MakeRecipe
+from tests.tiny import tiny_model_directory
 
 MIX = {"mix": [{"weights": {"text": 3, "held": 1}}], "packing": "best_fit"}
 PLOTS = ["length_mix.png", "length_mix_by_source.png", "mix_over_training.png", "packing.png", "position_coverage.png"]
@@ -119,3 +121,32 @@ def test_a_long_plan_says_how_far_it_is() -> None:
     for done in (100, 250, 300, 500, 1000):
         say(done)
     assert lines == ["plan 250 of 1,000 samples (25%), 33 s left\n", "plan 500 of 1,000 samples (50%), 25 s left\n"]
+
+
+def test_a_scaling_of_the_models_own_that_is_replaced_is_said_in_plan_log_and_report(
+    make: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    own["original_max_position_embeddings"] = 16
+    model = {"path": str(tiny_model_directory(tmp_path / "model", vocab_size=320, rope_parameters=own))}
+    line = (
+        "rope: the model's own scaling (llama3, factor 4 from 16 tokens) is replaced by yarn, factor 16 from 16 tokens;"
+        " rope.type keep or theta would keep it"
+    )
+    recipe = make(model=model, rope={"type": "yarn"})
+    shown = io.StringIO()
+    console = Console(file=shown, width=400)
+    for part in preview(recipe):
+        console.print(part)
+    assert f"Warning: {line}" in shown.getvalue()
+    assert line in [record.getMessage() for record in caplog.records]
+    assert storage.read_json(storage.join(recipe.run_uri, "plan.json"))["warnings"][0] == line
+    storage.write_json(storage.join(recipe.run_uri, "summary.json"), {"kind": "train", "steps": 4})
+    assert line in html.unescape(storage.read_text(write_report(recipe.run_uri)))
+    caplog.clear()
+    kept = make(model=model, rope={"type": "theta", "theta": 500.0})
+    preview(kept)
+    assert not [
+        text for text in storage.read_json(storage.join(kept.run_uri, "plan.json"))["warnings"] if "own" in text
+    ]
+    assert not caplog.records

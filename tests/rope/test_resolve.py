@@ -95,11 +95,20 @@ def test_critical_ntk_keeps_the_critical_dimension(theta: float, window: int, ta
     assert critical_dimension(theta, window, 128) == critical == critical_dimension(settings.rope_theta, target, 128)
 
 
-@pytest.mark.parametrize("rope_type", ["ntk", "dynamic_ntk", "critical_ntk"])
-def test_refuses_a_base_formula_on_a_scaled_model(rope_type: str) -> None:
-    rope = Rope.model_validate({"type": rope_type})
-    with pytest.raises(ConfigError, match=rf"rope\.type: '{rope_type}' starts from plain RoPE, but .* by 'llama3'"):
+@pytest.mark.parametrize("fields", [{}, {"theta": 5e5}])
+@pytest.mark.parametrize("rope_type", ["ntk", "dynamic_ntk", "critical_ntk", "longrope"])
+def test_refuses_a_formula_of_plain_rope_on_a_scaled_model_unless_the_scaling_is_dropped(
+    rope_type: str, fields: dict[str, float]
+) -> None:
+    rope = Rope.model_validate({"type": rope_type, **fields})
+    with pytest.raises(
+        ConfigError,
+        match=rf"rope\.type: '{rope_type}' starts from plain RoPE, but .* by 'llama3'; drop that with rope\.drop_scal",
+    ):
         resolve_rope(LLAMA31, rope, 128, 131_072, 262_144)
+    dropped = rope.model_copy(update={"drop_scaling": True})
+    expected = resolve_rope(LLAMA3_8B, rope, 128, 8192, 262_144)
+    assert resolve_rope(LLAMA31, dropped, 128, 131_072, 262_144) == expected
 
 
 def test_refuses_a_window_that_does_not_grow() -> None:
@@ -189,7 +198,13 @@ def test_a_mixed_window_model_is_kept_with_both_its_ropes() -> None:
     ("base", "rope", "target", "message"),
     [
         (LLAMA3_8B, Rope(mixed_window=True), 131_072, r"rope\.mixed_window: type 'keep' has two RoPEs to mix only"),
-        (LLAMA3_8B, Rope(type="yarn", mixed_window=True), 131_072, r"rope\.attention_factor is 1\.27.*factor: 1$"),
+        (LLAMA3_8B, Rope(type="yarn", mixed_window=True), 131_072, r"scaled by 1\.27.*attention_factor: 1\.0, else"),
+        (
+            LONGROPE,
+            Rope(mixed_window=True, original_max_position_embeddings=8193),
+            131_072,
+            r"is 8193, but the model is a 'longrope' that changes its RoPE at 8192 tokens already, .*; give 8192 or",
+        ),
         (LLAMA3_8B, Rope(type="ntk", mixed_window=True), 8192, r"below the target length of 8192"),
     ],
 )

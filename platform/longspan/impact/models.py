@@ -3,6 +3,7 @@
 `run` checks and fingerprints them in the driver; each worker opens its own pair once.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from torch import nn
 
 from longspan import storage
 from longspan.config.model import Model, Rope
-from longspan.corpus.impact.settings import Machine, ScoreSettings
+from longspan.corpus.impact.settings import Machine, ScoreSettings, UntrainedRope
 from longspan.corpus.manifest import Manifest
 from longspan.errors import ConfigError
 from longspan.evaluate.opening import open_for_evaluation
 from longspan.model.load import extend_config, read_config
-from longspan.rope import RopeSettings
+from longspan.rope import RopeSettings, from_hf
+from longspan.rope.resolve import replacement
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,12 @@ def _untrained_rope(settings: ScoreSettings) -> RopeSettings | None:
     if settings.rope is None:
         return None
     config = read_config(Model(path=settings.model, drop_sliding_window=settings.drop_sliding_window), "impact.model")
-    return extend_config(config, Rope(type=settings.rope), settings.window)
+    return extend_config(config, _put_over(settings.rope), settings.window)
+
+
+def _put_over(rope: UntrainedRope) -> Rope:
+    """It is named to stand in the place of what the model has; `check_models` says what that was."""
+    return Rope(type=rope, drop_scaling=True)
 
 
 def check_models(settings: ScoreSettings, manifest: Manifest) -> dict[str, str]:
@@ -77,6 +86,11 @@ def check_models(settings: ScoreSettings, manifest: Manifest) -> dict[str, str]:
             )
         commit = getattr(config, "_commit_hash", None)
         found[field] = f"{path}@{commit}" if commit else model_fingerprint(path)
+        if field == "model" and settings.rope is not None:
+            own, rope = from_hf(config.to_dict()), _put_over(settings.rope)
+            replaced = replacement(own, rope, extend_config(config, rope, settings.window))
+            if replaced is not None:
+                _logger.warning("impact.%s", replaced)
     return found
 
 

@@ -24,6 +24,7 @@ from longspan.launch.vocabulary import check_tokenizer
 from longspan.model.load import extend_config, head_dim, read_config
 from longspan.planner.settings import plan_settings
 from longspan.rope import RopeSettings, from_hf, rotary_dim, theta_warning
+from longspan.rope.resolve import replacement
 from longspan.sampling.plan import plan_parts
 from longspan.topology import check_attention_heads, check_head_halves
 
@@ -71,6 +72,9 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
     _check_scale(recipe, config.max_position_embeddings)
     own = from_hf(config.to_dict())
     settings = extend_config(config, recipe.rope, recipe.data.target_length)
+    replaced = replacement(own, recipe.rope, settings)
+    if replaced is not None:
+        _logger.warning("%s", replaced)
     _check_evaluated_scale(recipe, own, settings)
     if not storage.exists(storage.join(recipe.data.manifest, MANIFEST_FILE)):
         raise ConfigError(

@@ -25,10 +25,12 @@ from longspan.feed.interleave import interleave_samples
 from longspan.feed.scores import apply_scores, open_scores, score_use
 from longspan.feed.segments import segment_ends
 from longspan.feed.source import position_method
+from longspan.model.load import read_config
 from longspan.planner.data import documents_in_samples, tokens_in_samples
 from longspan.planner.describe import describe_plan
 from longspan.positions import coverage_unit
 from longspan.rope import from_hf
+from longspan.rope.resolve import replacement
 from longspan.sampling.plan import PlanPart, PlanSettings
 from longspan.sampling.statistics import LENGTH_BUCKETS, PlanStatistics, open_statistics
 from longspan.sampling.table import CorpusTable
@@ -117,6 +119,7 @@ def describe_survey(recipe: Recipe, config: Any, manifest: Manifest, survey: Sur
         DataError: a chunk of a measured sample is missing or damaged.
     """
     fields = config.to_dict()
+    settings = from_hf(fields)
     description = describe_plan(
         recipe,
         survey.statistics,
@@ -124,9 +127,12 @@ def describe_survey(recipe: Recipe, config: Any, manifest: Manifest, survey: Sur
         survey.tokens_per_sample,
         {name: source.length_histogram for name, source in manifest.sources.items()},
         fields,
-        from_hf(fields),
+        settings,
         _positions(recipe, manifest, survey.picked),
     )
+    replaced = replacement(from_hf(read_config(recipe.model).to_dict()), recipe.rope, settings)
+    if replaced is not None:
+        description["warnings"].insert(0, replaced)
     return {"recipe": fingerprint(recipe), "manifest": manifest.fingerprint, **description}
 
 

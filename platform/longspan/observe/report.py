@@ -38,14 +38,16 @@ def write_report(run_uri: str) -> str:
             "give the directory of a run that has finished at least one step or an evaluation"
         )
     summary = summary or {}
-    view = build_view(summary, metrics, fallback_name=storage.absolute(run_uri).rsplit("/", 1)[-1])
+    plan_uri = storage.join(run_uri, "plan.json")
+    plan = storage.read_json(plan_uri) if storage.exists(plan_uri) else None
+    view = build_view(summary, metrics, storage.absolute(run_uri).rsplit("/", 1)[-1], plan)
     recipe_uri = storage.join(run_uri, "recipe.yaml")
     page = render(
         view
         | {
             "run_uri": storage.absolute(run_uri),
             "recipe": storage.read_text(recipe_uri) if storage.exists(recipe_uri) else None,
-            "plots": _collect_plots(run_uri, view["name"], summary, metrics),
+            "plots": _collect_plots(run_uri, view["name"], summary, metrics, plan),
         }
     )
     report_uri = storage.join(run_uri, "report.html")
@@ -73,7 +75,11 @@ def _read_summary(run_uri: str) -> dict[str, Any] | None:
 
 
 def _collect_plots(
-    run_uri: str, name: str, summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+    run_uri: str,
+    name: str,
+    summary: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    plan: Mapping[str, Any] | None,
 ) -> list[dict[str, str]]:
     plots_uri = storage.join(run_uri, "plots")
     names = {file for file in storage.list_files(plots_uri, recursive=False) if file.endswith(".png")}
@@ -91,9 +97,8 @@ def _collect_plots(
             lambda path: accuracy_by_length(results, path, known_window),
         )
         names.add("accuracy_by_length.png")
-    plan_uri = storage.join(run_uri, "plan.json")
-    if storage.exists(plan_uri):
-        names |= write_plan_plots(run_uri, storage.read_json(plan_uri))
+    if plan is not None:
+        names |= write_plan_plots(run_uri, plan)
     plots = []
     for file in sorted(names, key=plot_order):
         title, hint = plot_caption(file)

@@ -73,8 +73,15 @@ _PLOTS = {
 }
 
 
-def build_view(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], fallback_name: str) -> dict[str, Any]:
+def build_view(
+    summary: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    fallback_name: str,
+    plan: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The template's variables except plots and recipe. Summary keys without a place of their own end up in `details`.
+
+    Of `plan`, the run's plan.json, the report repeats what it warned of.
 
     Raises:
         DataError: summary["models"] is an object that cannot be read as model rows.
@@ -86,6 +93,7 @@ def build_view(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]],
         "kind": _KINDS.get(str(kind), str(kind or "Run")),
         "tiles": _take_tiles(rest),
         "findings": _take_findings(rest),
+        "warnings": [str(text) for text in (plan or {}).get("warnings", [])],
         "accuracy": _take_models(rest, summary.get("window")),
         "training": training_facts(metrics),
         "timings": _take_timings(rest),

@@ -48,7 +48,7 @@ def e2_inference(base: RopeSettings, scale: float, original: int, head_dim: int)
     if base.rope_type == "dynamic":
         raise ConfigError(
             "rope.type: 'e2llm' scales fixed frequencies, but the model is scaled by 'dynamic', which changes them with"
-            " the length; extend it with type 'dynamic_ntk' and rope.drop_scaling: true first, which fixes them at one"
+            " the length; extend it with type 'dynamic_ntk' and rope.drop_scaling: true first, which gives it one base"
         )
     # Beyond the original window of a "longrope" base, so that its long factors are meant.
     frequencies = inv_freq(base, head_dim, sequence_length=(base.original_max_position_embeddings or original) + 1)

@@ -111,14 +111,15 @@ def mixed_window_longrope(mixed: MixedWindow, head_dim: int) -> RopeSettings:
     transformers and vLLM choose by the length of the request, and scale cos and sin alike on both sides.
 
     Raises:
-        ConfigError: the two settings scale attention differently, which no config can say; give rope.attention_factor.
+        ConfigError: the two settings scale attention differently, which no config can say.
     """
     short, long = window_frequencies(mixed, head_dim)
     scaling, extended_scaling = attention_scaling(mixed.original), attention_scaling(mixed.extended)
     if scaling != extended_scaling:
         raise ConfigError(
-            f"rope.attention_factor is {extended_scaling:.6g} for long documents and {scaling:.6g} for short ones, but "
-            f"a config has one for both; set rope.attention_factor: {scaling:.6g}"
+            f"rope.mixed_window: cos and sin are scaled by {extended_scaling:.6g} for long documents and {scaling:.6g}"
+            " for short ones, but a config has one number for both; with type yarn or longrope set"
+            f" rope.attention_factor: {scaling!r}, else turn mixed_window off"
         )
     return frequencies_as_longrope(
         short,

@@ -63,6 +63,13 @@ def run_rope(
             " choose a type that extends the model, or turn mixed_window off"
         )
     original = _original_window(base, rope, max_position_embeddings)
+    own_window = base.original_max_position_embeddings or original
+    if depends_on_length(base) and original > own_window:
+        raise ConfigError(
+            f"rope.original_max_position_embeddings is {original}, but the model is a '{base.rope_type}' that changes"
+            f" its RoPE at {own_window} tokens already, and mixed windows keep one for short documents; give"
+            f" {own_window} or less"
+        )
     mixed = MixedWindow(at_length(base, original, head_dim), trained, original, target_length)
     exported = settings if is_kept else mixed_window_longrope(mixed, head_dim)
     return RunRope(trained, exported, mixed)
@@ -111,13 +118,14 @@ def replacement(base: RopeSettings, rope: Rope, settings: RopeSettings) -> str |
         rope: the recipe's section.
         settings: what `run_rope` exports of the two.
     """
-    if base.rope_type == "default":
+    if base.rope_type == "default" or settings == base:
         return None
     own = f"the model's own scaling ({_named(base)})"
-    short = f", and for documents within {settings.original_max_position_embeddings:,} tokens the model's own"
-    new = f"{_named(settings)}{short if rope.mixed_window else ''}"
+    new = _named(settings)
+    if rope.mixed_window:
+        new += f", and for documents within {settings.original_max_position_embeddings:,} tokens the model's own"
     if rope.drop_scaling:
-        return f"rope: drop_scaling drops {own}; the run has {new}"
+        return f"rope: {own} is dropped; in its place the model has {new}"
     if rope.type == "e2llm":
         if not depends_on_length(base):
             return None
