@@ -1,16 +1,14 @@
 """The command line: thin; every command imports what it needs when it runs, so that `--help` stays quick."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import typer
 
-from longspan.errors import LongspanError
+from longspan.arguments import OneLineGroup, place, plain_errors, whole_numbers, with_output
 
 app = typer.Typer(
     name="longspan",
+    cls=OneLineGroup,
     help="Extend the context window of open language models.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,30 +26,14 @@ Overrides = Annotated[
 Output = Annotated[str | None, typer.Option("--output", metavar="DIR", help="Run directory, local or s3://.")]
 
 
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """A user's mistake is one line on stderr and an exit code; the traceback of anything else is kept."""
-    try:
-        yield
-    except LongspanError as error:
-        typer.echo(f"longspan: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.echo("longspan: interrupted; the same command goes on from the last checkpoint", err=True)
-        raise typer.Exit(130) from None
-
-
-def _overrides(given: list[str] | None, output: str | None) -> list[str]:
-    return [*(given or []), *([f"output={output}"] if output else [])]
-
-
 @app.command()
 def demo(
     output: Annotated[str, typer.Option("--output", metavar="DIR", help="Where everything is written.")] = "runs/demo",
-    seed: Annotated[int, typer.Option(help="Seed of data, weights and plan.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of data, weights and plan.")] = 0,
 ) -> None:
     """Extend a tiny model from 128 to 1,024 tokens, with controls, on this machine, in minutes."""
-    with _plain_errors():
+    with plain_errors():
+        _writable(place(output, "--output"), "--output")
         from longspan.demo import run_demo
 
         run_demo(output, seed)
@@ -70,39 +52,40 @@ def prepare(
     ] = None,
 ) -> None:
     """Tokenise a corpus into Parquet shards and a manifest; an interrupted run is gone on with."""
-    with _plain_errors():
+    with plain_errors("the same command goes on from the units that are done"):
         from longspan.config.corpus import Corpus
         from longspan.config.load import apply_overrides, parse, read_yaml
+
+        config = parse(Corpus, apply_overrides(read_yaml(corpus), with_output(overrides, output)), corpus)
+        _writable(config.output)
         from longspan.corpus.render import render_manifest
         from longspan.launch.prepare import prepare_corpus
 
-        config = parse(Corpus, apply_overrides(read_yaml(corpus), _overrides(overrides, output)), corpus)
-        try:
-            manifest = prepare_corpus(config, workers, address)
-        except KeyboardInterrupt:
-            typer.echo("longspan: interrupted; the same command goes on from the units that are done", err=True)
-            raise typer.Exit(130) from None
-        _print(render_manifest(manifest))
+        _print(render_manifest(prepare_corpus(config, workers, address)))
 
 
 @app.command()
 def plan(recipe: RecipePath, overrides: Overrides = None, output: Output = None) -> None:
     """Say what a recipe will do and cost, before anything is spent; plots go to the run directory."""
-    with _plain_errors():
+    with plain_errors():
         from longspan.config.load import load_recipe
+
+        loaded = load_recipe(recipe, with_output(overrides, output))
+        _writable(loaded.run_uri)
         from longspan.launch.preview import preview
 
-        for part in preview(load_recipe(recipe, _overrides(overrides, output))):
+        for part in preview(loaded):
             _print(part)
 
 
 @app.command()
 def train(recipe: RecipePath, overrides: Overrides = None, output: Output = None) -> None:
     """Train a recipe, from its last checkpoint if there is one."""
-    with _plain_errors():
+    with plain_errors():
         from longspan.config.load import load_recipe
 
-        loaded = load_recipe(recipe, _overrides(overrides, output))
+        loaded = load_recipe(recipe, with_output(overrides, output))
+        _writable(loaded.run_uri)
         from longspan.launch.run import train as run
 
         summary = run(loaded)
@@ -118,12 +101,15 @@ def train(recipe: RecipePath, overrides: Overrides = None, output: Output = None
 @app.command("run")
 def run_stages(pipeline: PipelinePath, overrides: Overrides = None, output: Output = None) -> None:
     """Run a pipeline's stages in order (extend, replay, fine-tune, merge); those that are done are not run again."""
-    with _plain_errors():
+    with plain_errors():
         from longspan.config.pipeline import load_pipeline
+
+        loaded = load_pipeline(pipeline, with_output(overrides, output))
+        _writable(loaded.output)
         from longspan.observe.tables import results_table
         from longspan.recipes.run import run_pipeline
 
-        summary = run_pipeline(load_pipeline(pipeline, overrides or [], output), typer.echo)
+        summary = run_pipeline(loaded, typer.echo)
         if summary["models"]:
             _print(results_table(summary))
         if not summary["finished"]:
@@ -137,10 +123,10 @@ def evaluate(
     manifest: Annotated[str, typer.Option(metavar="DIR", help="Prepared corpus that holds the held-out text.")],
     source: Annotated[str, typer.Option(metavar="NAME", help="Held-out source of the corpus.")],
     lengths: Annotated[str, typer.Option(metavar="N,N,...", help="Lengths in tokens.")],
-    needles: Annotated[int, typer.Option(help="Needles an example, one a depth.")] = 10,
-    examples: Annotated[int, typer.Option(help="Examples a length.")] = 16,
-    seed: Annotated[int, typer.Option(help="Seed of the examples.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
+    needles: Annotated[int, typer.Option(min=1, help="Needles an example, one a depth.")] = 10,
+    examples: Annotated[int, typer.Option(min=1, help="Examples a length.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the examples.")] = 0,
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type of the weights.")] = "bfloat16",
     scale_window: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="E2-LLM: interpolate by ceil(length / N), N the model's own window."),
@@ -153,8 +139,12 @@ def evaluate(
     ] = None,
 ) -> None:
     """Needle grid and loss by position of a model."""
-    with _plain_errors():
-        asked = _lengths(lengths)
+    with plain_errors():
+        asked = whole_numbers(lengths, "--lengths")
+        place(model, "MODEL")
+        place(manifest, "--manifest")
+        if output is not None:
+            _writable(place(output, "--output"), "--output")
         from longspan.evaluate.run import EvaluationSettings
         from longspan.launch.assess import assess
 
@@ -169,14 +159,14 @@ def impact(
     corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="Prepared corpus, the directory of its manifest.")],
     model: Annotated[str, typer.Option(metavar="MODEL", help="The model that sees the whole text.")],
     output: Annotated[str, typer.Option("--output", metavar="DIR", help="Where scores and statistics are written.")],
-    window: Annotated[int, typer.Option(help="Tokens that the model sees at most.")],
+    window: Annotated[int, typer.Option(min=2, help="Tokens that the model sees at most.")],
     base: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Model to compare with (LongRecipe's impactful tokens).")
     ] = None,
     short_prefix: Annotated[
-        int | None, typer.Option(metavar="N", help="Compare with N tokens of text before a token (LongCE).")
+        int | None, typer.Option(min=1, metavar="N", help="Compare with N tokens of text before a token (LongCE).")
     ] = None,
-    stride: Annotated[int, typer.Option(help="Tokens that one pass over a short prefix scores.")] = 1024,
+    stride: Annotated[int, typer.Option(min=1, help="Tokens that one pass over a short prefix scores.")] = 1024,
     measure: Annotated[
         Literal["logprob", "logit"],
         typer.Option(help="What is subtracted; logit as LongRecipe writes it, LongCE needs logprob."),
@@ -185,7 +175,7 @@ def impact(
         str | None, typer.Option(metavar="NAME,NAME,...", help="Sources to score; all if left out.")
     ] = None,
     documents: Annotated[
-        int | None, typer.Option(metavar="N", help="Only the first N of each source: enough for statistics.")
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N of each source: enough for statistics.")
     ] = None,
     rope: Annotated[
         Literal["ntk", "dynamic_ntk", "linear", "yarn"] | None,
@@ -194,7 +184,7 @@ def impact(
     tagger: Annotated[
         str | None, typer.Option(metavar="spacy|nltk", help="Statistics by part of speech too; must be installed.")
     ] = None,
-    actors: Annotated[int, typer.Option(help="Ray actors, each with its models; 0 is automatic.")] = 0,
+    actors: Annotated[int, typer.Option(min=0, help="Ray actors, each with its models; 0 is automatic.")] = 0,
     address: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to use.")] = None,
     dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type of the models' weights.")] = "bfloat16",
     drop_sliding_window: Annotated[
@@ -202,7 +192,11 @@ def impact(
     ] = False,
 ) -> None:
     """Score how much far text helps each token; for sentence selection and LongCE weights of recipes."""
-    with _plain_errors():
+    with plain_errors("the same command goes on from the parts that are done"):
+        for text, name in ((corpus, "CORPUS"), (model, "--model"), (base, "--base"), (output, "--output")):
+            if text is not None:
+                place(text, name)
+        _writable(output, "--output")
         from dataclasses import replace
 
         from longspan.corpus.impact.settings import ScoreSettings
@@ -214,11 +208,7 @@ def impact(
         chosen = tuple(sources.split(",")) if sources else None
         settings = ScoreSettings(model, window, base, short_prefix, stride, measure, chosen, documents)
         settings = replace(settings, dtype=dtype, rope=rope, drop_sliding_window=drop_sliding_window)
-        try:
-            score(corpus, output, settings, actors=actors, address=address)
-        except KeyboardInterrupt:
-            typer.echo("longspan: interrupted; the same command goes on from the parts that are done", err=True)
-            raise typer.Exit(130) from None
+        score(corpus, output, settings, actors=actors, address=address)
         _print(render_statistics(describe(corpus, output, tagger=tagger)))
 
 
@@ -227,19 +217,23 @@ def merge(
     a: Annotated[str, typer.Argument(metavar="A", help="First checkpoint, for example the original model.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Second checkpoint, for example the extended model.")],
     output: Annotated[str, typer.Option("--output", metavar="DIR", help="Directory to make, local or s3://.")],
-    weight: Annotated[float, typer.Option(help="Share of B: 0 gives A, 1 gives B.")] = 0.5,
+    weight: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of B: 0 gives A, 1 gives B.")] = 0.5,
     rope: Annotated[
-        str | None, typer.Option(metavar="a|b", help="Whose RoPE settings to keep where they differ.")
+        Literal["a", "b"] | None, typer.Option(help="Whose RoPE settings to keep where they differ.")
     ] = None,
     vocabulary: Annotated[
-        str | None, typer.Option(metavar="a|b", help="Whose tokens to keep where they differ.")
+        Literal["a", "b"] | None, typer.Option(help="Whose tokens to keep where they differ.")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; the tensors' own if left out.")
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Type of the result's weights; the tensors' own if left out."),
     ] = None,
 ) -> None:
     """Average two checkpoints tensor by tensor."""
-    with _plain_errors():
+    with plain_errors():
+        for text, name in ((a, "A"), (b, "B"), (output, "--output")):
+            place(text, name)
+        _writable(output, "--output")
         from longspan.merge.merge import merge_checkpoints
 
         result = merge_checkpoints(a, b, output, weight=weight, rope=rope, vocabulary=vocabulary, dtype=dtype)
@@ -255,16 +249,14 @@ def compare(
     output: Output = None,
 ) -> None:
     """Train and ask several methods on one base, corpus and budget; writes the table, plots and verdicts on claims."""
-    with _plain_errors():
-        from longspan.compare.run import run_comparison
+    with plain_errors("the same command goes on with the runs that are not finished"):
         from longspan.config.compare import load_comparison
 
-        loaded = load_comparison(comparison, _overrides(overrides, output))
-        try:
-            run_comparison(loaded, typer.echo)
-        except KeyboardInterrupt:
-            typer.echo("longspan: interrupted; the same command goes on with the runs that are not finished", err=True)
-            raise typer.Exit(130) from None
+        loaded = load_comparison(comparison, with_output(overrides, output))
+        _writable(loaded.output_uri)
+        from longspan.compare.run import run_comparison
+
+        run_comparison(loaded, typer.echo)
 
 
 @app.command()
@@ -274,16 +266,21 @@ def sweep(
     output: Output = None,
 ) -> None:
     """Search recipe values with Ray Tune; writes the table, a plot and the best recipe."""
-    with _plain_errors():
-        from longspan.sweep import run_sweep_file
+    with plain_errors("the same command goes on with the trials that are not finished"):
+        from longspan.sweep.space import load_sweep
 
-        _print(run_sweep_file(space, overrides or [], output))
+        loaded, base = load_sweep(space, with_output(overrides, output))
+        _writable(loaded.output_uri)
+        from longspan.sweep.run import render, run_sweep
+
+        _print(render(loaded, run_sweep(loaded, base)))
 
 
 @app.command()
 def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, local or s3://.")]) -> None:
     """Write RUN/report.html anew."""
-    with _plain_errors():
+    with plain_errors():
+        _writable(place(run, "RUN"), "RUN")
         from longspan.observe.report import write_report
 
         typer.echo(write_report(run))
@@ -292,7 +289,7 @@ def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory
 @recipe_app.command("show")
 def recipe_show(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Print a recipe with every default written out."""
-    with _plain_errors():
+    with plain_errors():
         from longspan.config.load import load_recipe, to_yaml
 
         typer.echo(to_yaml(load_recipe(recipe, overrides or [])), nl=False)
@@ -301,7 +298,7 @@ def recipe_show(recipe: RecipePath, overrides: Overrides = None) -> None:
 @recipe_app.command("stages")
 def recipe_stages(pipeline: PipelinePath, overrides: Overrides = None) -> None:
     """Print a pipeline with every default of every stage written out."""
-    with _plain_errors():
+    with plain_errors():
         from longspan.config.pipeline import load_pipeline, show_pipeline
 
         typer.echo(show_pipeline(load_pipeline(pipeline, overrides or [])), nl=False)
@@ -317,16 +314,10 @@ def recipe_schema() -> None:
     typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
 
 
-def _lengths(text: str) -> list[int]:
-    from longspan.errors import ConfigError
+def _writable(uri: str, field: str = "output") -> None:
+    from longspan.storage import check_output
 
-    try:
-        lengths = [int(part.replace("_", "")) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--lengths {text}: expected whole numbers, for example 1024,4096") from None
-    if not lengths or min(lengths) < 1:
-        raise ConfigError(f"--lengths {text}: lengths are 1 or more")
-    return lengths
+    check_output(uri, field)
 
 
 def _print(renderable: object) -> None:
@@ -336,7 +327,7 @@ def _print(renderable: object) -> None:
 
 
 def main() -> None:
-    sys.exit(app())
+    app()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The exception tree: every message says what is wrong, where (field, URI, shard and row), and the mend.
 
-The command line prints a `LongspanError` as one line and exits with its code; anything else is a bug and keeps its
-traceback.
+The command line prints a `LongspanError` as one line and exits with its code: 2 where the same command would fail again
+until the user mends something, 1 where a machine, a store or a worker failed and it may succeed. Anything else is a bug
+and keeps its traceback.
 """
 
 
@@ -24,6 +25,8 @@ class TopologyError(ConfigError):
 class DataError(LongspanError):
     """A corpus, shard, manifest or plan is missing, damaged or does not fit the recipe."""
 
+    exit_code = 2
+
 
 class StorageError(LongspanError):
     """A URI could not be read or written after retries."""
@@ -31,6 +34,8 @@ class StorageError(LongspanError):
 
 class CheckpointError(LongspanError):
     """A checkpoint is incomplete, damaged, or belongs to another run."""
+
+    exit_code = 2
 
 
 class LaunchError(LongspanError):

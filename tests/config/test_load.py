@@ -111,6 +111,7 @@ def test_numbers_in_words_of_yaml(written: Written) -> None:
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,12}", fullmatch=True)
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
+PLACES = TEXTS.map(lambda text: f"./{text}.").filter(lambda text: "\0" not in text and "://" not in text)
 RATES = st.floats(min_value=0, max_value=1e6, exclude_min=True, allow_nan=False)
 ROPES = st.one_of(
     st.fixed_dictionaries({"type": st.just("theta"), "theta": RATES}),
@@ -146,11 +147,11 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "name": draw(NAMES),
         "seed": draw(st.integers(0, 2**32 - 1)),
-        "output": draw(st.none() | TEXTS),
-        "model": {"path": draw(TEXTS), "dtype": draw(st.sampled_from(["float32", "bfloat16"]))},
+        "output": draw(st.none() | PLACES),
+        "model": {"path": draw(PLACES), "dtype": draw(st.sampled_from(["float32", "bfloat16"]))},
         "rope": draw(ROPES),
         "data": {
-            "manifest": draw(TEXTS),
+            "manifest": draw(PLACES),
             "sample_length": length,
             "target_length": length * draw(st.integers(1, 100)),
             "mix": draw(phases([start for start in starts if start < steps])),

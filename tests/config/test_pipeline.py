@@ -104,7 +104,7 @@ def test_a_stage_is_the_file_it_extends_then_what_is_common_then_its_own(folder:
 
 
 def test_a_stage_begins_with_the_stage_before(folder: Path) -> None:
-    pipeline = load_pipeline(written(folder, PIPELINE), output="s3://bucket/out/")
+    pipeline = load_pipeline(written(folder, PIPELINE), ["output=s3://bucket/out/"])
     extend, replay = stage(pipeline, 0), stage(pipeline, 1)
     assert (extend.start, extend.recipe.model.path, extend.recipe.model.revision) == ("base", "org/model", "main")
     assert extend.recipe.model.dtype == "float32"

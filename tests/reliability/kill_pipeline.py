@@ -169,7 +169,7 @@ def attempt(pipeline: Path, output: Path, at: int, after_s: float) -> int:
             signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
             signal.setitimer(signal.ITIMER_REAL, after_s)
             STRIKE.output, STRIKE.at = str(output), at
-            run_pipeline(load_pipeline(pipeline, [], str(output)))
+            run_pipeline(load_pipeline(pipeline, [f"output={output}"]))
             code = 0
         finally:
             os._exit(code)

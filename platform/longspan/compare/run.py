@@ -81,9 +81,9 @@ def _initial_model(comparison: Comparison, uri: str) -> None:
     Raises:
         ConfigError: those of another base are there.
     """
-    from longspan.corpus.manifest import load_manifest
+    from longspan.corpus.manifest import named_manifest
 
-    manifest = load_manifest(manifest_uri(comparison))
+    manifest = named_manifest(manifest_uri(comparison), "recipe.data.manifest")
     values = {**(comparison.base.config or {}), "vocab_size": manifest.tokenizer.vocab_size}
     config = storage.join(uri, "config.json")
     if storage.exists(config) and storage.read_json(config) != values:
@@ -132,9 +132,9 @@ def analyse(comparison: Comparison, report: Report) -> None:
 
 
 def _check_analysis(comparison: Comparison) -> None:
-    from longspan.corpus.manifest import load_manifest
+    from longspan.corpus.manifest import named_manifest
 
-    known = load_manifest(manifest_uri(comparison)).source_names
+    known = named_manifest(manifest_uri(comparison), "recipe.data.manifest").source_names
     for name in comparison.impact.sources if comparison.impact else ():
         if name not in known:
             raise ConfigError(f"impact.sources: '{name}' is none of the corpus's {known}")

@@ -173,14 +173,13 @@ class Pipeline:
         return f"{self.output.rstrip('/')}/{stage.folder}"
 
 
-def load_pipeline(path: str | Path, overrides: Sequence[str] = (), output: str | None = None) -> Pipeline:
+def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
     """The pipeline in a YAML file, with dotted overrides (`stages.1.train.steps=100`, `common.parallel.num_workers=2`).
 
     Raises:
         ConfigError: one line that names the dotted field (`stages.1.train.steps`), what is wrong and the mend.
     """
-    given = [*overrides, *([f"output={output}"] if output else [])]
-    spec = parse(PipelineSpec, apply_overrides(read_yaml(path), given), str(path))
+    spec = parse(PipelineSpec, apply_overrides(read_yaml(path), list(overrides)), str(path))
     return resolve_pipeline(spec, Path(path))
 
 

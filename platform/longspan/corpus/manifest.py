@@ -16,7 +16,7 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 
 from longspan import storage
 from longspan.corpus.manifest_file import check_names, read_manifest
-from longspan.errors import DataError
+from longspan.errors import ConfigError, DataError
 
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "documents.parquet"
@@ -159,6 +159,20 @@ def load_manifest(uri: str) -> Manifest:
     manifest = read_manifest(Manifest, where, VERSION, absent=absent, again="prepare the corpus again")
     _check_sums(manifest, where)
     return manifest
+
+
+def named_manifest(uri: str, field: str) -> Manifest:
+    """`load_manifest` of the corpus that the user named in `field`.
+
+    Raises:
+        ConfigError: there is none; names the field.
+        DataError, StorageError: as `load_manifest`.
+    """
+    if not storage.exists(storage.join(uri, MANIFEST_FILE)):
+        raise ConfigError(
+            f"{field}: no finished corpus at '{uri}'; give the directory that `longspan prepare` wrote, or run it first"
+        )
+    return load_manifest(uri)
 
 
 def read_verified(where: str, num_bytes: int, digest: str, refetches: int = 3) -> bytes:

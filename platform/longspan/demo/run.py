@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from longspan import storage
@@ -13,7 +12,7 @@ from longspan.config.recipe import Recipe
 from longspan.corpus.prepare import prepare
 from longspan.demo import settings
 from longspan.demo.findings import summarise
-from longspan.errors import LongspanError
+from longspan.errors import ConfigError
 
 CONTROLS = ("no-gaps", "full-length")
 _CPU_SLOTS = 3
@@ -48,8 +47,8 @@ def run_demo(output: str, seed: int = 0) -> dict[str, Any]:
     from longspan.launch.run import train
 
     if storage.is_remote(output):
-        raise LongspanError(f"--output {output}: the demonstration writes to a local directory")
-    output = str(Path(output))
+        raise ConfigError(f"--output {output}: the demonstration writes to a local directory")
+    output = storage.absolute(output)  # in its recipes, which are to be run from anywhere
     started = time.perf_counter()
     stages = Stages()
     # Ray's start is waiting and one core's work; corpus and base are another's. The pool must outlive the cluster:

@@ -112,7 +112,7 @@ def check_scores(recipe: Recipe, manifest: Manifest) -> None:
     """
     drawn = {name for phase in recipe.data.mix for name, share in phase_weights(phase).items() if share > 0}
     for field, uri in _named_analyses(recipe):
-        impact = load_impact(uri)
+        impact = _named_impact(field, uri)
         if field == "data.selection.scores" and _is_by_type(recipe):
             _vocabulary(Analysis(uri, impact.fingerprint), manifest)
             continue
@@ -129,6 +129,13 @@ def check_scores(recipe: Recipe, manifest: Manifest) -> None:
                 )
         if field == "data.loss_weighting.scores" and impact.settings.measure != "logprob":
             raise ConfigError(f"{field}: {uri} has differences of {impact.settings.measure}s; LongCE needs logprob")
+
+
+def _named_impact(field: str, uri: str) -> ImpactManifest:
+    try:
+        return load_impact(uri)
+    except DataError as error:
+        raise DataError(f"{field}: {error}") from None
 
 
 def open_scores(use: ScoreUse, manifest: Manifest, seed: int) -> OpenScores:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from longspan import storage
+from longspan.corpus.manifest import named_manifest
 from longspan.evaluate.run import EvaluationSettings, evaluate_model
 
 
@@ -13,6 +14,7 @@ def assess(model: str, manifest: str, settings: EvaluationSettings, output: str 
     """The table for the console; with `output`, also summary.json, plots and report.html there."""
     from longspan.observe.tables import results_table
 
+    named_manifest(manifest, "--manifest")
     result = evaluate_model(model, manifest, settings)
     name = Path(model.rstrip("/")).name
     needle = result["needle"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from longspan import storage
 from longspan.corpus.impact.manifest import ImpactManifest
 from longspan.corpus.impact.settings import Machine, ScoreSettings
+from longspan.corpus.manifest import named_manifest
 from longspan.observe.formatting import compact
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def score(
     """
     from longspan.impact.run import score_corpus
 
+    named_manifest(corpus, "impact: corpus")
     with _progress(sys.stderr) as (say, watch):
         runner = _runner(actors, cpus_per_actor, address, say)
         return score_corpus(corpus, output, settings, machine, run_units=runner, say=say, watch=watch)

@@ -14,7 +14,7 @@ from longspan.config.recipe import Recipe
 from longspan.config.weighting import LongCE
 from longspan.corpus.changed import check_corpus, expect_manifest, store_planned_manifest
 from longspan.corpus.index import corpus_table
-from longspan.corpus.manifest import MANIFEST_FILE, Manifest, load_manifest
+from longspan.corpus.manifest import MANIFEST_FILE, Manifest, named_manifest
 from longspan.corpus.plan_table import INFO_FILE, read_plan_info, write_plan
 from longspan.errors import ConfigError, DataError, StorageError
 from longspan.feed.scores import check_scores, scores_mark
@@ -76,12 +76,7 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
     if replaced is not None:
         _logger.warning("%s", replaced)
     _check_evaluated_scale(recipe, own, settings)
-    if not storage.exists(storage.join(recipe.data.manifest, MANIFEST_FILE)):
-        raise ConfigError(
-            f"data.manifest: no finished corpus at '{recipe.data.manifest}'; give the directory that `longspan prepare`"
-            " wrote, or run it first"
-        )
-    manifest = load_manifest(recipe.data.manifest)
+    manifest = named_manifest(recipe.data.manifest, "data.manifest")
     if manifest.tokenizer.vocab_size > config.vocab_size:
         raise ConfigError(
             f"data.manifest: its tokenizer has {manifest.tokenizer.vocab_size} tokens, the model's vocabulary"

@@ -6,7 +6,7 @@ from longspan import storage
 from longspan.config.model import Model
 from longspan.config.pipeline import BASE, CHECKPOINT, Pipeline, TrainStage
 from longspan.corpus.changed import check_corpus
-from longspan.corpus.manifest import MANIFEST_FILE, Manifest, load_manifest
+from longspan.corpus.manifest import named_manifest
 from longspan.errors import ConfigError, LongspanError
 from longspan.feed.scores import check_scores
 from longspan.planner.settings import plan_settings
@@ -32,7 +32,7 @@ def check_ahead(pipeline: Pipeline, steps: Iterable[Step]) -> None:
         if isinstance(stage, TrainStage):
             _check_stage(stage)
     if pipeline.evaluate is not None and any(step.evaluate for step in steps):
-        manifest = _manifest(pipeline.evaluate.manifest, "evaluate.manifest")
+        manifest = named_manifest(pipeline.evaluate.manifest, "evaluate.manifest")
         source = pipeline.evaluate.text_source
         if source not in manifest.sources:
             known = ", ".join(sorted(manifest.sources))
@@ -63,17 +63,9 @@ def _check_made(pipeline: Pipeline, steps: list[Step]) -> None:
 
 def _check_stage(stage: TrainStage) -> None:
     try:
-        manifest = _manifest(stage.recipe.data.manifest, "data.manifest")
+        manifest = named_manifest(stage.recipe.data.manifest, "data.manifest")
         plan_settings(stage.recipe, manifest.source_names)
         check_corpus(stage.recipe.data.manifest, manifest)
         check_scores(stage.recipe, manifest)
     except LongspanError as error:
         raise type(error)(f"stage '{stage.name}': {error}") from None
-
-
-def _manifest(uri: str, field: str) -> Manifest:
-    if not storage.exists(storage.join(uri, MANIFEST_FILE)):
-        raise ConfigError(
-            f"{field}: no finished corpus at '{uri}'; give the directory that `longspan prepare` wrote, or run it first"
-        )
-    return load_manifest(uri)

@@ -27,6 +27,7 @@ from longspan.storage.objects import (
 )
 from longspan.storage.retry import RetryPolicy, get_policy, set_policy, use_policy
 from longspan.storage.trees import download_tree, local_copy, local_directory, upload_tree
+from longspan.storage.writable import check_output
 from longspan.uri import absolute, is_remote, join, relative_name
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "RetryPolicy",
     "absolute",
     "arrow_filesystem",
+    "check_output",
     "clear_unfinished",
     "delete",
     "delete_tree",

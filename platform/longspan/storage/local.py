@@ -97,6 +97,14 @@ def write(path: str, data: bytes | bytearray | memoryview) -> None:
         file.write(data)
 
 
+def try_to_write(folder: str) -> None:
+    """Make and remove a file in the folder. Raises OSError: permissions alone do not tell (mounts, quotas, root)."""
+    path = os.path.join(folder, f".{secrets.token_hex(8)}{_UNFINISHED}")
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with suppress(FileNotFoundError):  # another process clears up here
+        os.unlink(path)
+
+
 def copy(source: str, target: str) -> None:
     """Write the content of `source` to `target`, not atomically: for the body of `replacing`."""
     with open_file(source) as reader, local_errors("write", target), open(target, "wb") as writer:

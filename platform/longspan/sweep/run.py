@@ -14,16 +14,10 @@ from longspan import storage
 from longspan.config.load import to_yaml
 from longspan.config.recipe import Recipe
 from longspan.errors import LaunchError, LongspanError
-from longspan.sweep.space import Choice, Sweep, load_sweep, metric_of, trial_recipe
+from longspan.sweep.space import Choice, Sweep, metric_of, trial_recipe
 
 _DRIVER_CPUS = 0.01
 """A trial only waits for its Ray Train run; Tune wants it to ask for something."""
-
-
-def run_sweep_file(path: str, overrides: list[str], output: str | None) -> Any:
-    """Run the sweep of a YAML file; returns its table for the console."""
-    sweep, base = load_sweep(path, overrides, output)
-    return render(sweep, run_sweep(sweep, base))
 
 
 def run_sweep(sweep: Sweep, base: Recipe) -> list[dict[str, Any]]:

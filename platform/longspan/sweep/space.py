@@ -57,13 +57,13 @@ class Sweep(Section):
         return self.output or f"runs/{self.name}"
 
 
-def load_sweep(path: str, overrides: list[str], output: str | None = None) -> tuple[Sweep, Recipe]:
+def load_sweep(path: str, overrides: list[str]) -> tuple[Sweep, Recipe]:
     """The sweep in a YAML file and its base recipe.
 
     Raises:
         ConfigError: the file, the base recipe, or a key of the space is wrong.
     """
-    values = apply_overrides(read_yaml(path), [*overrides, *([f"output={output}"] if output else [])])
+    values = apply_overrides(read_yaml(path), overrides)
     sweep = parse(Sweep, values, path)
     recipe = Path(path).parent / sweep.recipe
     base = load_recipe(recipe, [f"{key}={_yaml(value)}" for key, value in sweep.set.items()])
