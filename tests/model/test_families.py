@@ -15,14 +15,13 @@ from longspan.config.model import Model, Rope
 from longspan.errors import ConfigError
 from longspan.model.attention import Documents
 from longspan.model.load import assert_rope, extend_config, open_model, open_tokenizer, read_config
-from longspan.rope import RopeSettings, from_hf, inv_freq, to_hf
+from longspan.rope import RopeSettings, config_keys, from_hf, inv_freq
 from tests.tiny import FAMILIES, tiny_model_directory
 
 TARGET = 256
 KEYS = {
     "ntk": {"rope_type", "rope_theta"},
     "theta": {"rope_type", "rope_theta"},
-    "linear": {"rope_type", "rope_theta", "factor"},
     "yarn": {"rope_type", "rope_theta", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow"},
     "llama3": {
         "rope_type",
@@ -43,6 +42,8 @@ KEYS = {
     },
 }
 """Of `rope_parameters`; what is left out of them transformers fills with values of its own."""
+# In the form whose window no reader multiplies by the factor once more.
+KEYS["linear"] = KEYS["llama3"]
 ROPES = {
     "ntk": Rope(type="ntk"),
     "theta": Rope(type="theta", theta=25_000.0),
@@ -121,7 +122,7 @@ def test_the_result_loads_plainly_and_gives_the_trainers_logits(directory: Path,
 
     rope = config["rope_parameters"]
     assert rope.keys() == KEYS[name]
-    assert rope == to_hf(settings)
+    assert rope == config_keys(settings, TARGET)["rope_parameters"]
     legacy = {key: value for key, value in rope.items() if key != "rope_theta"}
     assert config["rope_theta"] == rope["rope_theta"]
     assert config["rope_scaling"] == (None if name in ("ntk", "theta") else {**legacy, "type": rope["rope_type"]})
@@ -272,7 +273,7 @@ def test_a_stale_original_window_at_the_top_level_does_not_win(llama: Path, tmp_
     ids=lambda kept: kept["rope_type"],
 )
 def test_frequencies_that_depend_on_the_length_are_held_still_in_training(
-    llama: Path, tmp_path: Path, kept: dict[str, Any]
+    llama: Path, tmp_path: Path, kept: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Ranks that see slices of a sequence would else choose differently; the export has the model's own type."""
     path = rewritten(llama, tmp_path / "model", rope_parameters=kept)
@@ -286,8 +287,12 @@ def test_frequencies_that_depend_on_the_length_are_held_still_in_training(
     exported = extend_config(config, Rope(), TARGET)
     assert exported.rope_type == kept["rope_type"]
     np.testing.assert_array_equal(inv_freq(settings, 8), inv_freq(exported, 8, sequence_length=TARGET))
+    assert "to serve" not in caplog.text
     written = export(network, exported, tmp_path / "out")
     assert from_hf(written) == exported
+    # What no key of config.json says to vLLM.
+    assert f"to serve {tmp_path / 'out'}: " in caplog.text
+    assert f"--max-model-len {TARGET}" in caplog.text
     assert written["max_position_embeddings"] == (64 if kept["rope_type"] == "dynamic" else TARGET)
     # Plain transformers at the target length meets what was trained.
     ids = torch.randint(96, (1, TARGET), generator=torch.Generator().manual_seed(3))

@@ -300,6 +300,14 @@ def test_tables_show_the_numbers() -> None:
     for rope in (
         RopeSettings("default", 2.0),
         RopeSettings("yarn", 500.0, factor=4.0, original_max_position_embeddings=64),
+        RopeSettings(
+            "longrope",
+            500.0,
+            factor=4.0,
+            original_max_position_embeddings=64,
+            short_factor=(1.0,) * 4,
+            long_factor=(4.0,) * 4,
+        ),
     ):
         for table in render(describe(rope, **changes)):
             console.print(table)
@@ -319,6 +327,7 @@ def test_tables_show_the_numbers() -> None:
         " of 70 ",
         "x of 4x",
         "Warning: rope: with theta 2",
+        "To serve it: vLLM serves 64 tokens unless it is given --max-model-len 256",
         "in the source > in the plan",
         "Mix over training, in the plan (asked)",
         "90 to 99",

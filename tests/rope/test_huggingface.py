@@ -10,7 +10,15 @@ from transformers import AutoConfig, PhiConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from longspan.errors import ConfigError
-from longspan.rope import RopeSettings, from_hf, hf_max_position_embeddings, inv_freq, legacy_keys, to_hf
+from longspan.rope import (
+    RopeSettings,
+    attention_scaling,
+    config_keys,
+    from_hf,
+    hf_max_position_embeddings,
+    inv_freq,
+    to_hf,
+)
 
 TARGET = 131_072
 YARN = RopeSettings("yarn", 5e5, factor=16.0, original_max_position_embeddings=8192)
@@ -36,15 +44,12 @@ ALL_TYPES = [
 all_types = pytest.mark.parametrize("settings", ALL_TYPES, ids=lambda settings: settings.rope_type)
 
 
-def config_json(settings: RopeSettings, *, new: bool, old: bool) -> dict:
-    return {
-        "model_type": "llama",
-        "hidden_size": 128,
-        "num_attention_heads": 2,
-        "max_position_embeddings": hf_max_position_embeddings(settings, TARGET),
-        **({"rope_parameters": to_hf(settings)} if new else {}),
-        **(legacy_keys(settings) if old else {}),
-    }
+def config_json(settings: RopeSettings, *, new: bool = True, old: bool = True) -> dict:
+    """With `rope_parameters`, `rope_scaling`, or both."""
+    keys = config_keys(settings, TARGET)
+    left_out = ([] if new else ["rope_parameters"]) + ([] if old else ["rope_theta", "rope_scaling"])
+    sizes = {"model_type": "llama", "hidden_size": 128, "num_attention_heads": 2}
+    return sizes | {key: value for key, value in keys.items() if key not in left_out}
 
 
 @all_types
@@ -54,7 +59,8 @@ def test_exports_load_to_the_same_frequencies(settings: RopeSettings, new: bool,
     loaded = AutoConfig.from_pretrained(tmp_path)
     reference = LlamaRotaryEmbedding(loaded)
     np.testing.assert_allclose(inv_freq(settings, 64), reference.inv_freq.numpy(), rtol=2e-6)
-    assert reference.rope_type == settings.rope_type
+    assert reference.attention_scaling == attention_scaling(settings)
+    assert loaded.max_position_embeddings == hf_max_position_embeddings(settings, TARGET)
     loaded.save_pretrained(tmp_path / "again")
     saved_again = json.loads((tmp_path / "again" / "config.json").read_text())
     assert from_hf(saved_again) == settings
@@ -69,24 +75,22 @@ def test_exports_always_carry_type_and_base(settings: RopeSettings) -> None:
     assert json.loads(json.dumps(parameters)) == parameters
 
 
-def test_legacy_keys_name_the_type_twice_and_the_base_outside() -> None:
-    assert legacy_keys(YARN) == {
-        "rope_theta": 5e5,
-        "rope_scaling": {
-            "type": "yarn",
-            "rope_type": "yarn",
-            "factor": 16.0,
-            "original_max_position_embeddings": 8192,
-            "beta_fast": 32.0,
-            "beta_slow": 1.0,
-        },
+def test_the_type_has_two_names_and_the_base_a_second_place() -> None:
+    scaling = {
+        "rope_type": "yarn",
+        "factor": 16.0,
+        "original_max_position_embeddings": 8192,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
     }
-    assert legacy_keys(RopeSettings("default", 5e5)) == {"rope_theta": 5e5, "rope_scaling": None}
-
-
-def test_longrope_names_its_original_window_at_the_top_level_too() -> None:
-    """transformers 4 takes max_position_embeddings for the original window when the top level has none."""
-    assert legacy_keys(LONGROPE)["original_max_position_embeddings"] == 8192
+    assert config_keys(YARN, TARGET) == {
+        "max_position_embeddings": TARGET,
+        "rope_theta": 5e5,
+        "rope_scaling": {"type": "yarn", **scaling},
+        "rope_parameters": {"rope_theta": 5e5, **scaling},
+    }
+    plain = config_keys(RopeSettings("default", 5e5), TARGET)
+    assert (plain["rope_theta"], plain["rope_scaling"]) == (5e5, None)
 
 
 def test_a_longrope_without_factor_takes_the_ratio_of_its_windows_as_in_transformers() -> None:

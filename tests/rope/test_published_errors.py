@@ -10,13 +10,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from longspan.config.model import Rope
 from longspan.rope import (
     RopeSettings,
+    config_keys,
     dynamic_ntk_theta,
     e2_inference,
     from_hf,
-    hf_max_position_embeddings,
     inv_freq,
-    legacy_keys,
-    to_hf,
 )
 from longspan.rope.resolve import resolve_rope
 
@@ -32,9 +30,7 @@ def released_config(model_type: str, rope: Rope, target: int) -> dict:
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
-        "max_position_embeddings": hf_max_position_embeddings(settings, target),
-        "rope_parameters": to_hf(settings),
-        **legacy_keys(settings),
+        **config_keys(settings, target),
     }
 
 

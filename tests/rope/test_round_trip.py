@@ -3,10 +3,10 @@
 import json
 from typing import Any, get_args
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from longspan.rope import RopeSettings, from_hf, hf_max_position_embeddings, legacy_keys, to_hf
+from longspan.rope import ROPE_KEYS, RopeSettings, config_keys, from_hf
 from longspan.rope.settings import RopeType
 
 HEAD_DIM = 16
@@ -59,23 +59,23 @@ TYPES: tuple[RopeType, ...] = get_args(RopeType)
 ANY_SETTINGS = st.sampled_from(TYPES).flatmap(rope_settings)
 
 
-@given(settings=ANY_SETTINGS, styles=st.sampled_from([(True, False), (False, True), (True, True)]))
-def test_what_goes_out_comes_back(settings: RopeSettings, styles: tuple[bool, bool]) -> None:
-    new, old = styles
-    config = {
-        "head_dim": HEAD_DIM,
-        "max_position_embeddings": hf_max_position_embeddings(settings, TARGET),
-        **({"rope_parameters": to_hf(settings)} if new else {}),
-        **(legacy_keys(settings) if old else {}),
-    }
+@given(settings=ANY_SETTINGS, window=st.integers(TARGET, 2 * TARGET), styles=st.sampled_from(["new", "old", "both"]))
+def test_what_goes_out_comes_back(settings: RopeSettings, window: int, styles: str) -> None:
+    # A "llama3" that divides every frequency is how "linear" goes out, so it comes back as one.
+    original = settings.original_max_position_embeddings or 0
+    assume((settings.low_freq_factor, settings.high_freq_factor) != (original, 2 * original))
+    keys = config_keys(settings, window)
+    left_out = {"new": ("rope_theta", "rope_scaling"), "old": ("rope_parameters",), "both": ()}[styles]
+    config = {"head_dim": HEAD_DIM, **{key: value for key, value in keys.items() if key not in left_out}}
     assert from_hf(json.loads(json.dumps(config))) == settings
 
 
 @given(settings=ANY_SETTINGS)
 def test_both_styles_say_the_same_and_are_complete(settings: RopeSettings) -> None:
-    parameters, legacy = to_hf(settings), legacy_keys(settings)
-    scaling = legacy["rope_scaling"] or {"rope_type": "default", "type": "default"}
+    keys = config_keys(settings, TARGET)
+    assert keys.keys() <= set(ROPE_KEYS)
+    parameters, scaling = keys["rope_parameters"], keys["rope_scaling"] or {"rope_type": "default", "type": "default"}
     assert scaling["type"] == scaling["rope_type"] == parameters["rope_type"]
-    inside = {key: value for key, value in legacy.items() if key in parameters}
+    inside = {key: value for key, value in keys.items() if key in ("rope_theta", "partial_rotary_factor")}
     assert parameters == {key: value for key, value in scaling.items() if key != "type"} | inside
     assert None not in parameters.values()

@@ -4,6 +4,7 @@ It loads in plain transformers and vLLM.
 """
 
 import json
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from torch import Tensor
 from longspan import storage
 from longspan.checkpoint.adapter import fold, write_adapter
 from longspan.model.lora import adapter_of, is_lora_matrix
-from longspan.rope import RopeSettings, hf_max_position_embeddings, legacy_keys, to_hf
+from longspan.rope import ROPE_KEYS, RopeSettings, config_keys, reader_notes
 
 PREFIX = "model."
+_logger = logging.getLogger(__name__)
 
 
 def export_model(engine: Any, settings: RopeSettings, tokenizer: Any, dtype: torch.dtype, uri: str) -> None:
@@ -59,7 +61,7 @@ def _whole(parameter: Any) -> Tensor:
 
 
 def write_model(network: Any, weights: dict[str, Tensor], settings: RopeSettings, tokenizer: Any, uri: str) -> None:
-    """Write `weights` with the config of `network` as a Hugging Face directory."""
+    """Write `weights` with the config of `network` as a Hugging Face directory; logs what its readers must be told."""
     with tempfile.TemporaryDirectory() as directory:
         network.save_pretrained(directory, state_dict=weights)
         if tokenizer is not None:
@@ -71,17 +73,16 @@ def write_model(network: Any, weights: dict[str, Tensor], settings: RopeSettings
         storage.delete_tree(uri)
         for name in [*(n for n in names if n != "config.json"), "config.json"]:
             storage.upload_file(str(Path(directory, name)), storage.join(uri, name))
+    for note in reader_notes(settings, network.config.max_position_embeddings):
+        _logger.warning("to serve %s: %s", uri, note)
 
 
 def complete_config(path: Path, settings: RopeSettings) -> None:
-    """Write `settings`, which may not be those of training, as the RoPE of a config.json, with the keys that readers
-    older than transformers 5 look for, and turn the cache back on.
+    """Write `settings`, which may not be those of training, as the RoPE of a config.json, with the keys that its
+    readers look for, and turn the cache back on.
     """
     config = json.loads(path.read_text())
-    config["rope_parameters"] = to_hf(settings)
-    config["max_position_embeddings"] = hf_max_position_embeddings(settings, config["max_position_embeddings"])
-    # Only the types that need it have it at the top level, where it wins over rope_parameters.
-    config.pop("original_max_position_embeddings", None)
-    config |= legacy_keys(settings)
+    window = config["max_position_embeddings"]
+    config = {key: value for key, value in config.items() if key not in ROPE_KEYS} | config_keys(settings, window)
     config["use_cache"] = True
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -25,7 +25,7 @@ from longspan.planner.costs import (
 from longspan.planner.data import LengthHistograms, all_lengths, mix_over_training, packing_figures, source_figures
 from longspan.positions import distance_histogram, measure_coverage
 from longspan.positions.methods import IntArray, PositionArray
-from longspan.rope import RopeSettings, first_negative_distance, rotary_dim, theta_lower_bound
+from longspan.rope import RopeSettings, first_negative_distance, reader_notes, rotary_dim, theta_lower_bound
 from longspan.sampling.statistics import PlanStatistics, figures
 
 _DISTANCE_BINS = 64
@@ -72,7 +72,10 @@ def describe_plan(
         "packing": packing_figures(counted, settings, documents_per_sample),
         "shuffle": {"is_on": settings.shuffle, "shuffle_tokens": settings.shuffle_tokens, **counted["shuffle"]},
         "positions": _positions(recipe, measured),
-        "rope": _rope(rope, recipe.data.target_length, sizes.head_dim),
+        "rope": {
+            **_rope(rope, recipe.data.target_length, sizes.head_dim),
+            "readers": list(reader_notes(rope, max(recipe.data.target_length, config["max_position_embeddings"]))),
+        },
         "compute": _compute(recipe, config),
         "memory": _memory(recipe, config),
     }

@@ -12,7 +12,7 @@ _LENGTH_COLUMNS = 8
 
 
 def render(description: Mapping[str, Any]) -> "list[Table | Text]":
-    """Tables of what `describe.describe_plan` returned, and a line for each of its warnings at the end."""
+    """Tables of what `describe.describe_plan` returned, and a line for each of its notes and warnings at the end."""
     from rich.text import Text
 
     tables: list[Table | Text] = [_overview(description), _sources(description)]
@@ -22,6 +22,7 @@ def render(description: Mapping[str, Any]) -> "list[Table | Text]":
     if len(description["sources"]) > 1:
         tables.append(_lengths_by_source(description["sources"]))
     tables.append(_memory(description))
+    tables.extend(Text(f"To serve it: {text}") for text in description["rope"]["readers"])
     return [*tables, *(Text(f"Warning: {text}", style="bold red") for text in description["warnings"])]
 
 

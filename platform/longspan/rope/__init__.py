@@ -5,7 +5,7 @@ Pure numpy. Beside `positions` (which position a token gets); `model` sets and a
 
 from longspan.rope.e2llm import e2_inference, e2_scale, interpolated
 from longspan.rope.frequencies import attention_scaling, inv_freq
-from longspan.rope.huggingface import from_hf, hf_max_position_embeddings, legacy_keys, to_hf
+from longspan.rope.huggingface import ROPE_KEYS, config_keys, from_hf, hf_max_position_embeddings, to_hf
 from longspan.rope.longrope import (
     at_length,
     critical_dimension_factors,
@@ -20,6 +20,7 @@ from longspan.rope.mixed_window import (
     uses_original,
     window_frequencies,
 )
+from longspan.rope.readers import reader_notes
 from longspan.rope.settings import RopeSettings, RopeType, from_mapping, rotary_dim, validate
 from longspan.rope.theta import (
     critical_dimension,
@@ -32,11 +33,13 @@ from longspan.rope.theta import (
 )
 
 __all__ = [
+    "ROPE_KEYS",
     "MixedWindow",
     "RopeSettings",
     "RopeType",
     "at_length",
     "attention_scaling",
+    "config_keys",
     "critical_dimension",
     "critical_dimension_factors",
     "critical_dimension_theta",
@@ -52,10 +55,10 @@ __all__ = [
     "hf_max_position_embeddings",
     "interpolated",
     "inv_freq",
-    "legacy_keys",
     "longrope_settings",
     "mixed_window_longrope",
     "ntk_theta",
+    "reader_notes",
     "rotary_dim",
     "theta_lower_bound",
     "theta_warning",

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from longspan.errors import ConfigError
+from longspan.rope.longrope import depends_on_length
+from longspan.rope.readers import check_reader_scales, for_readers, from_readers
 from longspan.rope.settings import (
     FACTOR_LISTS,
     OPTIONAL_KEYS,
@@ -20,9 +22,21 @@ from longspan.rope.settings import (
     rotary_dim,
 )
 
+ROPE_KEYS = (
+    "rope_parameters",
+    "rope_theta",
+    "rope_scaling",
+    "partial_rotary_factor",
+    "max_position_embeddings",
+    "original_max_position_embeddings",
+)
+"""Top-level keys of config.json that `config_keys` writes; where it writes none, none may stay from before."""
+
 
 def to_hf(settings: RopeSettings) -> dict[str, Any]:
-    """Complete `rope_parameters` of transformers 5: rope_type, rope_theta and every key that the type reads.
+    """Complete `rope_parameters` of a model in transformers 5: rope_type, rope_theta and every key that the type reads.
+
+    For a config.json that others read too, see `config_keys`.
 
     Optional keys of "yarn" are written only when set. "dynamic" reads its original window from the config's
     max_position_embeddings alone: see `hf_max_position_embeddings`.
@@ -41,20 +55,33 @@ def to_hf(settings: RopeSettings) -> dict[str, Any]:
     return parameters
 
 
-def legacy_keys(settings: RopeSettings) -> dict[str, Any]:
-    """Top-level keys for readers older than transformers 5: rope_theta and rope_scaling (None for "default").
+def config_keys(settings: RopeSettings, window: int) -> dict[str, Any]:
+    """All that config.json says about RoPE and the window, such that its readers agree (see `readers`).
 
-    To be written beside `rope_parameters`. transformers 5 lets a rope_scaling win over rope_parameters, so both say
-    the same. The type is under both of its names; a partial rotation is repeated at the top level, where it used to be,
-    and so is the original window of "longrope", without which transformers 4 would use short_factor up to the new one.
+    `rope_parameters` is for transformers 5; rope_theta and `rope_scaling` (None for "default") are for older readers.
+    Where both are read `rope_scaling` wins, so both say the same. The type is under both of its names. A partial
+    rotation is repeated at the top level, where it used to be, and so is the original window of a "longrope" that
+    chooses by length: without it transformers 4 would use short_factor up to the new window. With it vLLM serves the
+    original window unless it is told another one, so a "longrope" with one list twice has none there.
+
+    To be written over a config without `ROPE_KEYS`.
+
+    Args:
+        settings: of the export.
+        window: the window that it reaches, in tokens.
     """
-    scaling = to_hf(settings)
-    keys: dict[str, Any] = {"rope_theta": scaling.pop("rope_theta"), "rope_scaling": None}
+    written = hf_max_position_embeddings(settings, window)
+    parameters = for_readers(to_hf(settings), settings, written)
+    scaling = {"type": parameters["rope_type"], **parameters}
+    keys: dict[str, Any] = {
+        "max_position_embeddings": written,
+        "rope_parameters": parameters,
+        "rope_theta": scaling.pop("rope_theta"),
+    }
     if "partial_rotary_factor" in scaling:
         keys["partial_rotary_factor"] = scaling.pop("partial_rotary_factor")
-    if settings.rope_type != "default":
-        keys["rope_scaling"] = {"type": settings.rope_type, **scaling}
-    if settings.rope_type == "longrope":
+    keys["rope_scaling"] = None if settings.rope_type == "default" else scaling
+    if settings.rope_type == "longrope" and depends_on_length(settings):
         keys["original_max_position_embeddings"] = settings.original_max_position_embeddings
     return keys
 
@@ -108,7 +135,7 @@ def _from_hf(config: Mapping[str, Any]) -> RopeSettings:
             "rope_theta is missing, and so is rope_parameters; older models leave it to their class, so load the config"
             " with transformers and save it again"
         )
-    return _checked({"rope_type": "default", **_top_level(config)}, config, "rope_parameters", {})
+    return _checked({"rope_type": "default", **_top_level(config)}, config, "rope_parameters", {}, {})
 
 
 def _settings_of(config: Mapping[str, Any], section: Any, name: str) -> RopeSettings | None:
@@ -136,13 +163,19 @@ def _settings_of(config: Mapping[str, Any], section: Any, name: str) -> RopeSett
     given.pop("original_max_position_embeddings", None)
     if original is not None:
         given["original_max_position_embeddings"] = original
+    given, scales = from_readers(given)
     if rope_type == "longrope" and "factor" not in given and "max_position_embeddings" in config:
         given["factor"] = _window_ratio(config["max_position_embeddings"], original)
-    return _checked({key: value for key, value in given.items() if value is not None}, config, name, section)
+    given = {key: value for key, value in given.items() if value is not None}
+    return _checked(given, config, name, section, scales)
 
 
 def _checked(
-    given: Mapping[str, Any], config: Mapping[str, Any], name: str, section: Mapping[str, Any]
+    given: Mapping[str, Any],
+    config: Mapping[str, Any],
+    name: str,
+    section: Mapping[str, Any],
+    scales: Mapping[str, Any],
 ) -> RopeSettings:
     """The settings, with every `rope.KEY` of a message under the key's place in the file."""
 
@@ -156,6 +189,7 @@ def _checked(
     try:
         settings = from_mapping(given)
         _check_model(settings, config)
+        check_reader_scales(settings, scales)
     except ConfigError as error:
         raise ConfigError(re.sub(r"\brope\.([a-z_]+)", place, str(error))) from None
     return settings
