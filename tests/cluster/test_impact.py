@@ -12,7 +12,7 @@ from longspan import storage
 from longspan.corpus.impact.manifest import ImpactManifest
 from longspan.corpus.impact.parts import Unit
 from longspan.corpus.impact.settings import ScoreSettings
-from longspan.errors import DataError, LaunchError
+from longspan.errors import ConfigError, DataError
 from longspan.impact.on_ray import ray_runner
 from longspan.impact.run import Done, DoUnit, score_corpus
 from tests.tiny import tiny_model_directory
@@ -88,5 +88,6 @@ def test_more_actors_than_slots_are_refused(
     ray_cluster: None, material: Path, settings: ScoreSettings, tmp_path: Path
 ) -> None:
     runner = ray_runner(actors=2, cpus_per_actor=50)
-    with pytest.raises(LaunchError, match="2 actors need 101 CPU slots, the cluster has 6"):
+    asked = r"^impact: 2 actors x 50 \+ 1 task that reads the list of units x 1 = 101 CPU slots, the cluster has 6; use"
+    with pytest.raises(ConfigError, match=asked):
         score_corpus(str(material / "data"), str(tmp_path / "out"), settings, run_units=runner)

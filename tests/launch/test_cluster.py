@@ -2,13 +2,13 @@
 
 import pytest
 
-from longspan.errors import LaunchError
+from longspan.errors import ConfigError
 from longspan.launch.cluster import refuse_unreachable
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379"])
 def test_an_unreachable_cluster_is_one_error(address: str) -> None:
-    with pytest.raises(LaunchError, match=rf"^parallel.address: no Ray cluster at '{address}'"):
+    with pytest.raises(ConfigError, match=rf"^parallel.address: no Ray cluster at '{address}'"):
         refuse_unreachable(address, "parallel.address")
 
 

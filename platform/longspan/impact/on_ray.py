@@ -12,6 +12,7 @@ import longspan.errors
 from longspan.corpus.impact.parts import PartInfo, Unit
 from longspan.errors import LaunchError, LongspanError
 from longspan.impact.run import Done, DoUnit, RunUnits
+from longspan.slots import Need, require_slots
 
 _NO_PART = PartInfo(file="", first_document=0, documents=0, offset=0, tokens=0, bytes=0, digest="")
 
@@ -56,7 +57,8 @@ def _run(do_unit: DoUnit, units: Sequence[Unit], actors: int, cpus_per_actor: fl
 
     Raises:
         LongspanError: the one that a unit met, as the class that it was.
-        LaunchError: no cluster was joined, it has too few slots, or Ray gave an actor up.
+        ConfigError: the cluster has too few slots.
+        LaunchError: no cluster was joined, or Ray gave an actor up.
     """
     import logging
 
@@ -67,7 +69,8 @@ def _run(do_unit: DoUnit, units: Sequence[Unit], actors: int, cpus_per_actor: fl
         raise LaunchError("impact: no Ray cluster was joined; join one first, or run without Ray")
     gpus = int(ray.cluster_resources().get("GPU", 0))
     count = min(actors or max(gpus, 1), len(units))
-    _check_slots(count, cpus_per_actor, gpus)
+    needs = [Need("actors", count, cpus_per_actor, 1 if gpus else 0), Need("task that reads the list of units", 1, 1)]
+    require_slots("impact", needs, "use fewer actors")
     # It would say that its own progress bars are off, and show its plan.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # One block a unit: it is then done, and done again, alone.
@@ -91,18 +94,6 @@ def _run(do_unit: DoUnit, units: Sequence[Unit], actors: int, cpus_per_actor: fl
         raise LaunchError(
             f"an actor failed; the same command goes on from the units that are done. Cause: {lines[0]}"
         ) from error
-
-
-def _check_slots(actors: int, cpus_per_actor: float, gpus: int) -> None:
-    """Raises LaunchError where Ray would wait for slots for ever; reading the list of units needs one of its own."""
-    import ray
-
-    cpus, needed = ray.cluster_resources().get("CPU", 0), actors * cpus_per_actor + 1
-    if cpus < needed or (gpus and gpus < actors):
-        raise LaunchError(
-            f"impact: {actors} actors need {needed:g} CPU slots{f' and {actors} GPUs' if gpus else ''}, the cluster has"
-            f" {cpus:g}{f' and {gpus}' if gpus else ''}; ask for fewer actors"
-        )
 
 
 def _done(row: dict[str, Any]) -> Done:

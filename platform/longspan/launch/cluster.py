@@ -16,19 +16,27 @@ from longspan import storage
 from longspan.checkpoint.commit import Commit, newest_commit, step_uri
 from longspan.config.load import fingerprint
 from longspan.config.recipe import Recipe
-from longspan.errors import LaunchError, LongspanError, StorageError
+from longspan.errors import ConfigError, LaunchError, LongspanError, StorageError
 from longspan.feed.source import feed_spec
 from longspan.launch.follow import follow_metrics
+from longspan.slots import Need, require_slots
 
 _CONNECT_TIMEOUT_S = 10.0
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def connect(recipe: Recipe) -> None:
-    """Join the cluster of a recipe (`join_cluster`), with a CPU slot for every worker if it is started here."""
+def connect(recipe: Recipe, runs: int = 1) -> None:
+    """Join the cluster of a recipe (`join_cluster`), with slots for `runs` of it at a time if it is started here."""
+    slots = sum(need.count * need.cpus for need in _needs(recipe, runs, gpus=0))
+    join_cluster(recipe.parallel.address, slots, "parallel.address")
+
+
+def _needs(recipe: Recipe, runs: int, gpus: float) -> list[Need]:
     parallel = recipe.parallel
-    cpus = parallel.num_workers * parallel.cpus_per_worker + parallel.feed_workers
-    join_cluster(parallel.address, cpus, "parallel.address")
+    return [
+        Need("training workers", runs * parallel.num_workers, parallel.cpus_per_worker, gpus),
+        Need("tasks of the feed", runs * parallel.feed_workers, 1),
+    ]
 
 
 def join_cluster(address: str | None, cpus: float, field: str) -> None:
@@ -40,7 +48,7 @@ def join_cluster(address: str | None, cpus: float, field: str) -> None:
         field: where the address was given, for messages.
 
     Raises:
-        LaunchError: the cluster cannot be reached.
+        ConfigError: the cluster cannot be reached.
     """
     import ray
 
@@ -57,18 +65,18 @@ def join_cluster(address: str | None, cpus: float, field: str) -> None:
     try:
         ray.init(address=address, runtime_env=environment, log_to_driver=True)
     except (ConnectionError, ValueError) as error:
-        raise LaunchError(f"{field}: no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from None
+        raise ConfigError(f"{field}: no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from None
 
 
 def refuse_unreachable(address: str, field: str) -> None:
-    """Raise LaunchError where nothing answers at HOST:PORT: Ray itself tries for minutes, then ends the process."""
+    """Raise ConfigError where nothing answers at HOST:PORT: Ray itself tries for minutes, then ends the process."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():  # "auto" and the like
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except OSError as error:
-        raise LaunchError(f"{field}: no Ray cluster at '{address}' ({error.strerror or error})") from None
+        raise ConfigError(f"{field}: no Ray cluster at '{address}' ({error.strerror or error})") from None
 
 
 def start_cluster(cpus: float, quiet: bool = False) -> None:
@@ -95,35 +103,28 @@ def start_cluster(cpus: float, quiet: bool = False) -> None:
 
 
 def wants_gpu(recipe: Recipe) -> bool:
+    """Whether the recipe's workers take a GPU each, on the cluster that was joined."""
     import ray
 
-    available = ray.cluster_resources().get("GPU", 0)
-    if recipe.parallel.use_gpu is True and available < recipe.parallel.num_workers:
-        raise LaunchError(
-            f"parallel.use_gpu: {recipe.parallel.num_workers} workers need as many GPUs, the cluster has {available:g}"
-        )
-    return available >= recipe.parallel.num_workers if recipe.parallel.use_gpu == "auto" else recipe.parallel.use_gpu
+    if recipe.parallel.use_gpu == "auto":
+        return ray.cluster_resources().get("GPU", 0) >= recipe.parallel.num_workers
+    return recipe.parallel.use_gpu
 
 
-def check_resources(recipe: Recipe) -> None:
-    """Raises LaunchError where the feed would wait for ever because the training workers take every CPU slot."""
-    import ray
-
-    parallel = recipe.parallel
-    cpus = ray.cluster_resources().get("CPU", 0)
-    needed = parallel.num_workers * parallel.cpus_per_worker + parallel.feed_workers
-    if cpus < needed:
-        raise LaunchError(
-            f"parallel: {parallel.num_workers} workers x {parallel.cpus_per_worker:g} CPUs + {parallel.feed_workers}"
-            f" for the feed = {needed:g} CPU slots, the cluster has {cpus:g}; lower parallel.cpus_per_worker (it may"
-            " be a fraction) or parallel.num_workers"
-        )
+def check_resources(recipe: Recipe, runs: int = 1, field: str = "parallel") -> None:
+    """Raises ConfigError where workers or feed of `runs` of the recipe would wait for slots for ever."""
+    gpu = wants_gpu(recipe)
+    mend = "lower parallel.cpus_per_worker (it may be a fraction) or parallel.num_workers"
+    if gpu:
+        mend += ", or set parallel.use_gpu: false"
+    require_slots(field, _needs(recipe, runs, 1 if gpu else 0), mend if runs == 1 else f"lower {field}, or {mend}")
 
 
 def run_on_ray(recipe: Recipe, show_progress: bool = True) -> None:
     """Train on Ray; returns when the run is finished.
 
     Raises:
+        ConfigError: the cluster cannot be reached, or has too few slots.
         LongspanError: what a worker found wrong, or LaunchError when workers kept failing.
     """
     connect(recipe)

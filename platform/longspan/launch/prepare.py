@@ -19,6 +19,7 @@ from longspan.corpus.units import Unit
 from longspan.corpus.work import UnitResult
 from longspan.errors import LaunchError, LongspanError
 from longspan.observe.formatting import compact
+from longspan.slots import Need, require_slots
 
 RAY_BYTES = 64 << 20
 """More input than this is given to Ray."""
@@ -69,6 +70,7 @@ def run_on_ray(do_unit: DoUnit, units: Sequence[Unit], workers: int = 0) -> Iter
     A task whose worker dies is run again by Ray: it writes the same files.
 
     Raises:
+        ConfigError: the cluster has no CPU slot.
         LongspanError: the one that a unit met, as the class that it was.
         LaunchError: Ray gave a task up. Any other exception of a unit is Ray's, with its traceback.
     """
@@ -80,6 +82,7 @@ def run_on_ray(do_unit: DoUnit, units: Sequence[Unit], workers: int = 0) -> Iter
     def work(row: dict[str, Any]) -> dict[str, Any]:
         return _row(do_unit, units[row["id"]])
 
+    require_slots("prepare", [Need("task", 1, 1)], "start the cluster with CPU slots")
     # It would say that its own progress bars are off, and show its plan.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # One block a unit: a task is then a unit, and is done again alone.

@@ -9,6 +9,7 @@ from longspan.errors import LongspanError
 from longspan.launch.stage import located, stage_run
 from longspan.observe.metrics import read_metrics
 from longspan.observe.report import write_report
+from longspan.slots import Need, require_slots
 from longspan.versions import versions
 
 
@@ -81,7 +82,7 @@ def evaluate_checkpoint(model: str, recipe: Recipe) -> dict[str, Any]:
 
     Raises:
         ConfigError, DataError: as `evaluate.run.evaluate_model`.
-        LaunchError: the cluster cannot be reached, or has no GPU where the recipe wants one.
+        ConfigError: the cluster cannot be reached, or has no GPU where the recipe wants one.
     """
     from longspan.evaluate.run import evaluate_model, settings_of
 
@@ -94,7 +95,10 @@ def evaluate_checkpoint(model: str, recipe: Recipe) -> dict[str, Any]:
     from longspan.launch.cluster import connect, wants_gpu
 
     connect(recipe)
-    task = ray.remote(evaluate_model).options(num_cpus=1, num_gpus=1 if wants_gpu(recipe) else 0)
+    gpus = 1 if wants_gpu(recipe) else 0
+    require_slots("evaluate", [Need("evaluation", 1, 1, gpus)], "give the cluster a node of that size")
+    # Inside a sweep's trial Ray would look for the slots among the trial's own.
+    task = ray.remote(evaluate_model).options(num_cpus=1, num_gpus=gpus, scheduling_strategy="DEFAULT")
     try:
         result: dict[str, Any] = ray.get(task.remote(model, manifest, settings))
     except RayTaskError as error:

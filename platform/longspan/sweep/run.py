@@ -14,10 +14,13 @@ from longspan import storage
 from longspan.config.load import to_yaml
 from longspan.config.recipe import Recipe
 from longspan.errors import LaunchError, LongspanError
-from longspan.sweep.space import Choice, Sweep, metric_of, trial_recipe
+from longspan.launch.stage import check_recipe, located
+from longspan.sweep.space import Choice, Sweep, metric_of, trial_recipe, value_at
 
-_DRIVER_CPUS = 0.01
-"""A trial only waits for its Ray Train run; Tune wants it to ask for something."""
+_TRIAL_SLOTS = {"memory": 1.0}
+"""A trial only waits for its Ray Train run. Tune wants it to take something, and a share of a CPU would be missing to
+the workers of a cluster that fits them exactly: one byte.
+"""
 
 
 def run_sweep(sweep: Sweep, base: Recipe) -> list[dict[str, Any]]:
@@ -27,20 +30,26 @@ def run_sweep(sweep: Sweep, base: Recipe) -> list[dict[str, Any]]:
     OUTPUT/best.yaml is the recipe of the best trial, OUTPUT/sweep.png the trials as parallel coordinates.
 
     Raises:
+        ConfigError: the recipe does not fit its model or corpus, or the cluster not as many trials at a time.
         LaunchError: no trial finished.
     """
     from ray import tune
 
-    from longspan.launch.cluster import connect
+    from longspan.launch.cluster import check_resources, connect
 
-    connect(base)
+    sweep, base = located_sweep(sweep, base)
+    check_recipe(trial_recipe(base, sweep, sweep.first_values, "check"))
+    at_once = min(sweep.max_concurrent, sweep.num_trials)
+    connect(base, at_once)
+    if base.parallel.launch == "ray":
+        check_resources(base, at_once, "max_concurrent")
 
     def trial(values: dict[str, Any]) -> dict[str, Any]:
         return run_trial(sweep, base, values)
 
     with tempfile.TemporaryDirectory(prefix="longspan-tune-") as directory:
         results = tune.Tuner(
-            tune.with_resources(trial, {"CPU": _DRIVER_CPUS}),
+            tune.with_resources(trial, _TRIAL_SLOTS),
             param_space=_param_space(sweep),
             tune_config=tune.TuneConfig(
                 num_samples=sweep.samples,
@@ -62,6 +71,24 @@ def run_sweep(sweep: Sweep, base: Recipe) -> list[dict[str, Any]]:
         raise LaunchError(f"sweep {sweep.name}: no trial finished; first cause: {reason}")
     _write(sweep, base, finished + failed)
     return finished + failed
+
+
+def located_sweep(sweep: Sweep, base: Recipe) -> tuple[Sweep, Recipe]:
+    """The sweep and its recipe with all local paths absolute: trials have other working directories."""
+    base = located(base)
+    sweep = sweep.model_copy(update={"output": storage.absolute(sweep.output_uri)})
+
+    def value(key: str, given: Any) -> Any:
+        recipe = located(trial_recipe(base, sweep, {key: given}, "check"))
+        return value_at(recipe.model_dump(mode="json"), key) if isinstance(given, str) else given
+
+    space = {
+        key: dimension.model_copy(update={"values": [value(key, given) for given in dimension.values]})
+        if isinstance(dimension, Choice)
+        else dimension
+        for key, dimension in sweep.space.items()
+    }
+    return sweep.model_copy(update={"space": space}), base
 
 
 def run_trial(sweep: Sweep, base: Recipe, values: dict[str, Any]) -> dict[str, Any]:
