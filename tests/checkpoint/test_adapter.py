@@ -155,7 +155,7 @@ def test_the_export_is_a_plain_model_and_only_what_is_trained_moved(
     for _ in range(3):
         run.step()
     target = tmp_path / "run" / "checkpoint"
-    export_model(run.engine, run.settings, None, torch.float32, str(target))
+    export_model(run.engine, run.settings, torch.float32, str(target))
     torch.testing.assert_close(plain_logits(target), run.logits(), rtol=0, atol=1e-5)
     before, after = load_file(base / "model.safetensors"), load_file(target / "model.safetensors")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -265,7 +265,7 @@ def test_four_bits_stay_and_the_export_is_of_the_weights_before(
     values = {name: dequantize_4bit(value.data, value.quant_state).float() for name, value in held.items()}
     masters = {name: value for name, value in run.state().items() if "/" not in name}
     assert all(is_lora_matrix(name) or name.endswith(("norm.weight", "embed_tokens.weight")) for name in masters)
-    export_model(run.engine, run.settings, None, torch.float32, str(tmp_path / "run" / "checkpoint"))
+    export_model(run.engine, run.settings, torch.float32, str(tmp_path / "run" / "checkpoint"))
     run.engine.destroy()
     originals = load_file(wide / "model.safetensors")
     result = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")

@@ -36,7 +36,7 @@ def test_embedding_and_norms_are_trained_exported_and_filed(
     for _ in range(3):
         run.step()
     target = tmp_path / "run" / "checkpoint"
-    export_model(run.engine, run.settings, None, torch.float32, str(target))
+    export_model(run.engine, run.settings, torch.float32, str(target))
     torch.testing.assert_close(plain_logits(target), run.logits(), rtol=0, atol=1e-5)
     run.engine.destroy()
     before, after = load_file(base / "model.safetensors"), load_file(target / "model.safetensors")

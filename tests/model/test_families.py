@@ -84,7 +84,7 @@ def trained(path: Path, rope: Rope, **changes: Any) -> tuple[Any, RopeSettings]:
 
 def export(network: Any, settings: RopeSettings, target: Path) -> dict[str, Any]:
     weights = {name: parameter.detach().contiguous() for name, parameter in network.named_parameters()}
-    write_model(network, weights, settings, None, str(target))
+    write_model(network, weights, settings, str(target))
     return json.loads((target / "config.json").read_text())
 
 

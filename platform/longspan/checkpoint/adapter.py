@@ -5,6 +5,7 @@ The files are laid out as peft writes them (its checkpoint format guide), which 
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from longspan import storage
-from longspan.model.lora import BASE, MATRIX_A, MATRIX_B, Adapter, original_name
+from longspan.model.companions import Write
+from longspan.model.lora import BASE, MATRIX_A, MATRIX_B, Adapter, is_lora_matrix, original_name
 from longspan.model.weight_files import read_tensor, tensor_files
 
 CONFIG_FILE = "adapter_config.json"
@@ -37,14 +39,24 @@ def fold(adapter: Adapter, weights: dict[str, Tensor], dtype: torch.dtype) -> di
     return {original_name(name): weights.pop(name).to(dtype) for name in list(weights)}
 
 
-def write_adapter(adapter: Adapter, weights: dict[str, Tensor], uri: str) -> None:
+def is_of_adapter(adapter: Adapter | None, name: str) -> bool:
+    """Whether a parameter of the model with its matrices is one that `write_adapter` writes."""
+    if adapter is None:
+        return False
+    return is_lora_matrix(name) or any(name.startswith(f"{module}.") for module in adapter.also_trained)
+
+
+def write_adapter(
+    adapter: Adapter, weights: dict[str, Tensor], uri: str, files: Mapping[str, Write] | None = None
+) -> None:
     """Write what was trained, alone, as peft does; adapter_config.json last.
 
-    It belongs on the model of `model.path` opened with the config.json of the run's checkpoint, which has the RoPE it
-    was trained under. vLLM takes adapters without `also_train` only.
+    It belongs on the model of `model.path` opened with the config.json that is among `files`, that of the run's
+    checkpoint, which has the RoPE. vLLM takes adapters without `also_train` only.
 
     Args:
-        weights: by the names of the model with its matrices, before `fold`.
+        weights: by the names of the model with its matrices, before `fold`; at least those of `is_of_adapter`.
+        files: what lies beside them, by its names.
     """
     tensors = {
         f"{_PREFIX}{module}.{key}.weight": weights[f"{module}.{matrix}"]
@@ -60,8 +72,11 @@ def write_adapter(adapter: Adapter, weights: dict[str, Tensor], uri: str) -> Non
         tensors[f"{_PREFIX}lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
     with tempfile.TemporaryDirectory() as directory:
         save_file(tensors, Path(directory, WEIGHTS_FILE), metadata={"format": "pt"})
+        for name, write in (files or {}).items():
+            write(Path(directory, name))
         storage.delete(storage.join(uri, CONFIG_FILE))
-        storage.upload_file(str(Path(directory, WEIGHTS_FILE)), storage.join(uri, WEIGHTS_FILE))
+        storage.delete_tree(uri)
+        storage.upload_tree(directory, uri)
     storage.write_text(storage.join(uri, CONFIG_FILE), json.dumps(_config(adapter, whole), indent=2) + "\n")
 
 

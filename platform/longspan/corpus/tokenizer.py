@@ -3,6 +3,7 @@
 `prepare` makes it; training, evaluation and export take it back from the corpus with `open_tokenizer`.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -83,9 +84,10 @@ def train_tokenizer(texts: Iterable[str], config: Tokenizer) -> "PreTrainedToken
 
 
 def store_tokenizer(tokenizer: "PreTrainedTokenizerBase", output: str) -> TokenizerInfo:
-    """Write the tokenizer to OUTPUT/tokenizer in Hugging Face's layout."""
+    """Write the tokenizer to OUTPUT/tokenizer in Hugging Face's layout, such that transformers 4.57 opens it too."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
+        _name_for_both_versions(Path(folder, "tokenizer_config.json"))
         names = storage.upload_tree(folder, storage.join(output, DIRECTORY))
         files = {name: storage.digest_file(os.path.join(folder, name)) for name in names}
     vocabulary = needle_vocabulary(tokenizer)
@@ -95,6 +97,20 @@ def store_tokenizer(tokenizer: "PreTrainedTokenizerBase", output: str) -> Tokeni
         files=files,
         needle_first_id=vocabulary.first_id if vocabulary else None,
     )
+
+
+def _name_for_both_versions(path: Path) -> None:
+    """Class and further special tokens of tokenizer_config.json under names that transformers 4 and 5 both read.
+
+    What 5 saves as class TokenizersBackend, which 4 does not know, it also opens as PreTrainedTokenizerFast; its list
+    `extra_special_tokens` is `additional_special_tokens` to both, and no list to 4.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def copy_tokenizer(uri: str, manifest: Manifest, directory: str | Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from longspan import storage
+from longspan.checkpoint.beside import beside_export
 from longspan.checkpoint.commit import Commit, retain
 from longspan.checkpoint.export import export_model
 from longspan.checkpoint.state import StoredState, find_resume, load_optimizer, load_weights, save_state
@@ -18,7 +19,7 @@ from longspan.config.recipe import Recipe
 from longspan.config.weighting import LongCE
 from longspan.feed.batch import MicroBatch
 from longspan.model.attention import Documents
-from longspan.model.load import DTYPES, extend_config, open_model, open_tokenizer, read_config
+from longspan.model.load import DTYPES, open_model, read_config, rope_of_run
 from longspan.model.loss import CausalLMLoss
 from longspan.model.probe import require_structure
 from longspan.rope import RopeSettings
@@ -73,7 +74,10 @@ def run_training(recipe: Recipe, world: World, runtime: Runtime) -> Trained:
     mark = fingerprint(recipe)
     commit = find_resume(recipe.run_uri, mark)
     engine, layout = _build(recipe, world, commit)
-    settings = extend_config(read_config(recipe.model), recipe.rope, recipe.data.target_length)
+    config = read_config(recipe.model)
+    settings = rope_of_run(config, recipe.rope, recipe.data.target_length).exported
+    # Before the first step: what cannot be had is not to be missed after the last.
+    beside = beside_export(recipe, config, settings) if world.rank == 0 else None
     done = commit.step if commit else 0
 
     if done < recipe.train.steps:
@@ -83,9 +87,8 @@ def run_training(recipe: Recipe, world: World, runtime: Runtime) -> Trained:
         retain(recipe.run_uri, recipe.train.keep_checkpoints, commit.step)
     finished = done == recipe.train.steps
     if finished:
-        tokenizer = open_tokenizer(recipe.model.path, recipe.model.revision) if world.rank == 0 else None
         target = storage.join(recipe.run_uri, "checkpoint")
-        export_model(engine, settings, tokenizer, DTYPES[recipe.model.dtype], target)
+        export_model(engine, settings, DTYPES[recipe.model.dtype], target, beside)
     engine.destroy()
     return Trained(finished, done, settings)
 
