@@ -1,5 +1,6 @@
 """The corpus's tokenizer: trained the same every time, kept with the corpus, and asked for sentence ends."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,21 @@ def test_is_stored_and_opened_again_also_on_s3(tokenizer: Any, s3_bucket: str) -
     again = load_tokenizer(f"{s3_bucket}/tokenizer")
     assert again.get_vocab() == tokenizer.get_vocab()
     assert (again.bos_token, again.eos_token, again.pad_token) == ("<|bos|>", "<|eos|>", "<|pad|>")
+
+
+def test_is_written_under_names_that_transformers_4_and_5_both_read(tokenizer: Any, tmp_path: Path) -> None:
+    """4.57 knows no class TokenizersBackend and wants no list as extra_special_tokens (it opens this one: see
+    tests/readers).
+    """
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|call|>"]})
+    store_tokenizer(tokenizer, str(tmp_path))
+    config = json.loads((tmp_path / "tokenizer" / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert config["additional_special_tokens"] == ["<|call|>"]
+    assert not isinstance(config.get("extra_special_tokens"), list)
+    again = load_tokenizer(str(tmp_path / "tokenizer"))
+    assert again.extra_special_tokens == ["<|call|>"]
+    assert again("two<|call|>one").input_ids == tokenizer("two<|call|>one").input_ids
 
 
 def test_comes_back_from_the_corpus_and_only_undamaged(prepared: Prepared, tmp_path: Path) -> None:

@@ -96,15 +96,20 @@ def train_card(
         settings, window: of the exported model.
         notes: what readers of the model should know, a line each.
     """
-    extended = f"with its context window extended from {window.old:,} to {window.new:,} tokens"
-    what = f"{_link(origin)} {extended if window.new > window.old else f'at a window of {window.new:,} tokens'}"
+    if recipe.model.weights == "random":
+        what, origins = f"A model of {window.new:,} tokens, trained from random weights", []
+    elif window.new > window.old:
+        what = f"{_link(origin)} with its context window extended from {window.old:,} to {window.new:,} tokens"
+        origins = [origin]
+    else:
+        what, origins = f"{_link(origin)}, trained further at its window of {window.new:,} tokens", [origin]
     sections = {
         "Context window": _window_section(settings, window, notes),
         "Training": _table(("setting", "value"), _training(recipe)),
         "Use": _use(window),
-        **_licence_section(origin),
+        **_licence_section(*origins),
     }
-    return _card(recipe.name, _data([origin]), f"{what}, by longspan.", sections)
+    return _card(recipe.name, _data(origins), f"{what}, by longspan.", sections)
 
 
 def adapter_card(
@@ -122,8 +127,8 @@ def adapter_card(
     ]
     use = "\n".join(
         [
-            "The adapter was trained under the RoPE of the config.json beside it. On the base's own config.json it is"
-            " wrong without a word, so open the base with this one:",
+            "The adapter goes with the RoPE of the config.json beside it. On the base's own config.json it is wrong"
+            " without a word, so open the base with this one:",
             "",
             *_code("python", load),
             "",
@@ -189,11 +194,12 @@ def with_evaluation(text: str, evaluation: Mapping[str, Any]) -> str:
     card.data.model_name = title[1] if title else _TAG
 
     def result(dataset: str, metric: str, value: float, length: int) -> Any:
-        return EvalResult("text-generation", dataset, f"{dataset}, {length} tokens", metric, value)
+        name = f"{dataset}, {length} tokens"
+        return EvalResult("text-generation", dataset, name, metric, value, dataset_config=f"{length} tokens")
 
     card.data.eval_results = [
         *(result("needles", "accuracy", mean, length) for length, mean in found.items()),
-        result("held-out text", "loss", loss["mean"], loss["length"]),
+        result("held-out-text", "loss", loss["mean"], loss["length"]),
     ]
     scales = evaluation.get("scales") or {}
     head = ("context length", "needles found", *(["E2-LLM's scale"] if scales else []))
@@ -233,15 +239,14 @@ def _data(
     from huggingface_hub import ModelCardData
 
     names = list(dict.fromkeys(origin.name for origin in origins))
-    values: dict[str, Any] = dict(origins[0].metadata)
-    licences = {origin.metadata.get("license") for origin in origins}
-    if len(licences) > 1:  # whoever shares the result has to read both; the text names them
-        values = {key: value for key, value in values.items() if not key.startswith("license")} | {"license": "other"}
+    values: dict[str, Any] = dict(origins[0].metadata) if origins else {}
+    if len({origin.metadata.get("license") for origin in origins}) > 1:  # the text names them
+        values = {key: value for key, value in values.items() if not key.startswith("license")}
     if len(names) == 1 and origins[0].revision:
         values["base_model_revision"] = origins[0].revision
     return ModelCardData(
-        base_model=names[0] if len(names) == 1 else names,
-        base_model_relation=relation,
+        base_model=names[0] if len(names) == 1 else names or None,
+        base_model_relation=relation if names else None,
         library_name=library,
         pipeline_tag="text-generation",
         tags=[_TAG, "long-context", *tags],
@@ -289,6 +294,8 @@ def _use(window: Window) -> str:
 
 
 def _licence_section(*origins: Origin) -> dict[str, str]:
+    if not origins:
+        return {}
     known = {origin.name: origin.metadata.get("license_name") or origin.metadata.get("license") for origin in origins}
     text = "; ".join(f"{name}: {licence or 'not said in its card'}" for name, licence in known.items())
     return {"Licence": f"That of what it was made from ({text})."}

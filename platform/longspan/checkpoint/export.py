@@ -19,7 +19,7 @@ from longspan import storage
 from longspan.checkpoint.adapter import fold, is_of_adapter, write_adapter
 from longspan.checkpoint.beside import Beside
 from longspan.model.companions import keeps_code
-from longspan.model.limits import Window, move_config_limits
+from longspan.model.limits import GENERATION, Window, move_config_limits, move_limits
 from longspan.model.lora import adapter_of, is_lora_matrix
 from longspan.rope import ROPE_KEYS, RopeSettings, config_keys, reader_notes
 
@@ -89,6 +89,9 @@ def save_model(network: Any, weights: dict[str, Tensor], settings: RopeSettings,
     that transformers makes out of config.json.
     """
     network.save_pretrained(folder, state_dict=weights)
+    generation = folder / GENERATION
+    if beside.window is not None and generation.is_file():
+        generation.write_text(move_limits(GENERATION, generation.read_text(), beside.window))
     for name, write in beside.files.items():
         write(folder / name)
     code = {name for name in beside.files if name.endswith(".py")}

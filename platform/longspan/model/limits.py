@@ -21,9 +21,10 @@ CONFIG_KEYS = (
     "seq_len",
 )
 """config.json keys that readers take a window from; vLLM takes the smallest of them."""
+GENERATION = "generation_config.json"
 _Path = tuple[str, ...]
 _FILES: Mapping[str, tuple[_Path, ...]] = {
-    "generation_config.json": (("max_length",),),
+    GENERATION: (("max_length",),),
     "tokenizer_config.json": (("model_max_length",), ("max_length",)),
     "tokenizer.json": (("truncation", "max_length"),),
 }
@@ -67,7 +68,7 @@ def move_limits(name: str, text: str, window: Window) -> str:
         return text
     for path in _FILES[name]:
         limit = _at(content, path)
-        if _is_limit(limit) and not (name == "generation_config.json" and limit == _NO_LIMIT):
+        if _is_limit(limit) and not (name == GENERATION and limit == _NO_LIMIT):
             text = _set_number(text, path, moved(limit, window))
     return text
 
