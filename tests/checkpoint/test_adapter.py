@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from longspan.checkpoint.adapter import CONFIG_FILE, WEIGHTS_FILE, fold, write_adapter
+from longspan.checkpoint.beside import Beside
+from longspan.checkpoint.card import as_file
 from longspan.checkpoint.export import export_model
 from longspan.checkpoint.state import (
     MOMENTS,
@@ -155,8 +157,12 @@ def test_the_export_is_a_plain_model_and_only_what_is_trained_moved(
     for _ in range(3):
         run.step()
     target = tmp_path / "run" / "checkpoint"
-    export_model(run.engine, run.settings, torch.float32, str(target))
+    beside = Beside(None, as_file("of the checkpoint"), as_file("of the adapter"))
+    export_model(run.engine, run.settings, torch.float32, str(target), beside)
     torch.testing.assert_close(plain_logits(target), run.logits(), rtol=0, atol=1e-5)
+    folder = tmp_path / "run" / "adapter"
+    assert (folder / "config.json").read_bytes() == (target / "config.json").read_bytes()
+    assert (folder / "README.md").read_text() == "of the adapter"
     before, after = load_file(base / "model.safetensors"), load_file(target / "model.safetensors")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert before.keys() == after.keys()

@@ -39,7 +39,7 @@ def card_of(text: str) -> Any:
 
 def test_says_where_the_model_comes_from_what_it_is_and_how_to_serve_it() -> None:
     recipe = tiny_recipe("org/base", positions={"type": "pose"})
-    card = card_of(train_card(recipe, ORIGIN, LINEAR, WINDOW, ["Give vLLM --max-model-len."]))
+    card = card_of(train_card(recipe, ORIGIN, LINEAR, WINDOW, ["A note."]))
     data = card.data.to_dict()
     assert (data["base_model"], data["base_model_revision"], data["base_model_relation"]) == (
         *("org/base", "a1b2c3"),
@@ -50,9 +50,15 @@ def test_says_where_the_model_comes_from_what_it_is_and_how_to_serve_it() -> Non
     for text in (
         *("# tiny", "org/base (revision a1b2c3)", "from 64 to 256 tokens", '"rope_type": "linear"', '"factor": 4.0'),
         *("| positions | pose |", "| steps | 4 |", "| tokens a sample | 32 |", "| tokens trained | 512 |"),
-        *("--max-model-len 256", "- Give vLLM --max-model-len."),
+        *("--max-model-len 256", "- A note."),
     ):
         assert text in card.text
+
+
+def test_a_note_with_vllm_s_flags_takes_the_place_of_the_window_s() -> None:
+    text = train_card(tiny_recipe("org/base"), ORIGIN, LINEAR, WINDOW, ["Give vLLM --max-model-len 128."])
+    assert "--max-model-len 256" not in text
+    assert "vllm serve path/to/this/folder\n" in text
 
 
 def test_a_model_from_random_weights_has_no_base() -> None:

@@ -12,7 +12,7 @@ from longspan.config.recipe import Recipe
 from longspan.corpus.manifest import load_manifest
 from longspan.model.companions import Write, companions, has_tokenizer, model_folder, tokenizer_note
 from longspan.model.limits import Window
-from longspan.rope import RopeSettings
+from longspan.rope import RopeSettings, reader_notes
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def beside_export(recipe: Recipe, config: Any, settings: RopeSettings) -> Beside
     tokenizer = folder if has_tokenizer(folder) else _corpus_tokenizer(recipe)
     if tokenizer is not None and tokenizer != folder:
         files = {**files, **companions(tokenizer, window)}
-    notes = []
+    notes = list(reader_notes(settings, window.new))
     if tokenizer is not None and (note := tokenizer_note(tokenizer)):
         _logger.warning("%s", note)
         notes.append(note)

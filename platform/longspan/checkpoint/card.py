@@ -104,9 +104,9 @@ def train_card(
     else:
         what, origins = f"{_link(origin)}, trained further at its window of {window.new:,} tokens", [origin]
     sections = {
-        "Context window": _window_section(settings, window, notes),
+        "Context window": _window_section(settings, window),
         "Training": _table(("setting", "value"), _training(recipe)),
-        "Use": _use(window),
+        "Use": _use(window.new, notes),
         **_licence_section(*origins),
     }
     return _card(recipe.name, _data(origins), f"{what}, by longspan.", sections)
@@ -133,10 +133,11 @@ def adapter_card(
             *_code("python", load),
             "",
             "`checkpoint/` of the same run has the adapter folded into the weights, for every other reader.",
+            *_list(notes),
         ]
     )
     sections = {
-        "Context window": _window_section(settings, window, notes),
+        "Context window": _window_section(settings, window),
         "Training": _table(("setting", "value"), _training(recipe)),
         "Use": use,
         **_licence_section(origin),
@@ -164,8 +165,8 @@ def merge_card(
     rows = [*((side, _link(origin)) for side, origin in sides.items()), *choices]
     sections = {
         "Merge": _table(("setting", "value"), rows),
-        "Context window": _window_section(settings, Window(window, window), notes),
-        "Use": _use(Window(window, window)),
+        "Context window": _window_section(settings, Window(window, window)),
+        "Use": _use(window, notes),
         **_licence_section(*sides.values()),
     }
     return _card(name, _data(list(sides.values()), relation="merge", tags=["merge"]), _MERGED, sections)
@@ -275,22 +276,25 @@ def _training(recipe: Recipe) -> Rows:
     ]
 
 
-def _window_section(settings: RopeSettings, window: Window, notes: Sequence[str]) -> str:
-    lines = [f"{window.new:,} tokens" + (f", {window.old:,} before." if window.old != window.new else ".")]
-    lines += ["`rope_parameters` of config.json:", "", *_code("json", [json.dumps(to_hf(settings), indent=2)])]
-    if notes:
-        lines += ["", *(f"- {note}" for note in notes)]
-    return "\n".join(lines)
+def _window_section(settings: RopeSettings, window: Window) -> str:
+    lines = [f"{window.new:,} tokens" + (f", {window.old:,} before." if window.old != window.new else "."), ""]
+    return "\n".join([*lines, "RoPE:", "", *_code("json", [json.dumps(to_hf(settings), indent=2)])])
 
 
-def _use(window: Window) -> str:
+def _use(window: int, notes: Sequence[str]) -> str:
     load = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         f'tokenizer = AutoTokenizer.from_pretrained("{_FOLDER}")',
         f'model = AutoModelForCausalLM.from_pretrained("{_FOLDER}", dtype="auto")',
     ]
-    serve = [f"vllm serve {_FOLDER} --max-model-len {window.new}"]
-    return "\n".join([*_code("python", load), "", *_code("sh", serve)])
+    # A note that has vLLM's flags knows better than the window alone.
+    flags = "" if any("--max-model-len" in note for note in notes) else f" --max-model-len {window}"
+    serve = [f"vllm serve {_FOLDER}{flags}"]
+    return "\n".join([*_code("python", load), "", *_code("sh", serve), *_list(notes)])
+
+
+def _list(notes: Sequence[str]) -> list[str]:
+    return ["", *(f"- {note}" for note in notes)] if notes else []
 
 
 def _licence_section(*origins: Origin) -> dict[str, str]:

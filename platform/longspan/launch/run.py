@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from longspan import storage
+from longspan.checkpoint.card import add_evaluation
 from longspan.config.recipe import Recipe
 from longspan.errors import LongspanError
 from longspan.launch.stage import located, stage_run
@@ -39,7 +40,9 @@ def train(recipe: Recipe, show_progress: bool = True) -> dict[str, Any]:
         finished = run_local(recipe, show_progress).finished
     summary = summarise(recipe, finished, time.perf_counter() - started)
     if finished and recipe.evaluate.lengths:
-        summary["evaluation"] = evaluate_checkpoint(storage.join(recipe.run_uri, "checkpoint"), recipe)
+        checkpoint = storage.join(recipe.run_uri, "checkpoint")
+        summary["evaluation"] = evaluate_checkpoint(checkpoint, recipe)
+        add_evaluation(checkpoint, summary["evaluation"])
     storage.write_json(summary_uri, summary)
     write_report(recipe.run_uri)
     return summary

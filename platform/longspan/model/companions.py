@@ -36,9 +36,7 @@ _LARGEST = 256 * 2**20
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken")
 CARD = "README.md"
 HUB_FILES = (*KINDS, "*.safetensors", CARD)
-"""Patterns of what a model is fetched by from the hub, for `allow_patterns`; see also `HUB_LEFT`."""
-HUB_LEFT = (*(f"*/{kind}" for kind in HUB_FILES if kind != "*.jinja"), "consolidated*")
-"""Patterns of what is left there: the same weights in another form, and folders (`ignore_patterns`)."""
+"""Patterns of all that a model on the hub is read for."""
 
 
 def model_folder(path: str, revision: str | None = None, remote_code: bool = False) -> Path:
@@ -55,20 +53,26 @@ def model_folder(path: str, revision: str | None = None, remote_code: bool = Fal
     """
     if storage.is_remote(path) or Path(path).is_dir():
         return storage.local_directory(path)
+    kinds = [*KINDS, CARD, *(["*.py"] if remote_code else [])]
+    problem = f"model.path: the tokenizer and other files of '{path}' cannot be fetched from the hub"
+    return hub_folder(path, revision, kinds, problem, "; fetch the model to a directory and give that")
+
+
+def hub_folder(name: str, revision: str | None, kinds: Iterable[str], problem: str, mend: str = "") -> Path:
+    """The folder of the hub's cache with those files of a model that are of `kinds` (patterns) and of no other form.
+
+    Raises:
+        ConfigError: `problem`, the reason and `mend`, where there is no such model or the hub cannot be reached.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = [*KINDS, CARD, *(["*.py"] if remote_code else [])]
+    left = [*(f"*/{kind}" for kind in kinds if kind != "*.jinja"), "consolidated*"]
     try:
-        return Path(
-            snapshot_download(path, revision=revision, allow_patterns=wanted, ignore_patterns=list(HUB_LEFT)),
-        )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(kinds), ignore_patterns=left))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(
-            f"model.path: the tokenizer and other files of '{path}' cannot be fetched from the hub ({reason}); fetch"
-            " the model to a directory and give that"
-        ) from None
+        raise ConfigError(f"{problem} ({reason}){mend}") from None
 
 
 def companion_names(folder: Path, remote_code: bool = False) -> list[str]:

@@ -8,9 +8,7 @@ from typing import Any
 from longspan import storage
 from longspan.config.pipeline import MergeStage
 from longspan.config.recipe import Recipe
-from longspan.errors import ConfigError
-
-_MODEL_FILES = ("*.json", "*.safetensors", "tokenizer*", "*.jinja", "merges.txt", "vocab.txt")
+from longspan.model.companions import HUB_FILES, hub_folder
 
 
 @dataclass(frozen=True)
@@ -67,13 +65,5 @@ def base_directory(path: str, revision: str | None) -> str:
     """
     if is_directory(path):
         return storage.absolute(path)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return str(snapshot_download(path, revision=revision, allow_patterns=list(_MODEL_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(
-            f"base: '{path}' is neither a directory nor a model that can be fetched from the hub ({reason})"
-        ) from None
+    problem = f"base: '{path}' is neither a directory nor a model that can be fetched from the hub"
+    return str(hub_folder(path, revision, HUB_FILES, problem))

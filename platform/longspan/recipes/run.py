@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from longspan import storage
+from longspan.checkpoint.card import add_evaluation
 from longspan.config.pipeline import BASE, CHECKPOINT, Pipeline, Stage, TrainStage, show_pipeline
 from longspan.config.recipe import Evaluate, Recipe
 from longspan.errors import ConfigError, DataError
@@ -100,6 +101,7 @@ def _do(pipeline: Pipeline, step: Step, records: Mapping[str, Record], actions: 
     if step.evaluate and pipeline.evaluate is not None:
         say(f"{stage.name}: evaluating at {max(pipeline.evaluate.lengths):,} tokens and below")
         answers = actions.evaluate(_model(pipeline, stage.name), _asked(pipeline))
+        add_evaluation(_model(pipeline, stage.name), answers)
         evaluated = evaluation_mark(pipeline, record.made)
         record = replace(record, evaluation=answers, evaluated=evaluated, reported=False)
         _write(pipeline, stage, record)
