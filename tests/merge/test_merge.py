@@ -18,6 +18,7 @@ from longspan.merge import merge as module
 from longspan.merge import merge_checkpoints
 from longspan.merge.merge import average, plan_shards
 from longspan.merge.weights import Weights, open_weights
+from tests.merge.conftest import Edit
 from tests.tiny import FAMILIES, tiny_model_directory
 
 
@@ -183,14 +184,43 @@ def test_shards_keep_the_order_and_the_limit(sizes: list[int], limit: int) -> No
             assert sum(named[name] for name in shard) + named[following[0]] > limit
 
 
-def test_tokenizer_and_generation_files_come_along_and_nothing_else(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_companions_come_along_byte_for_byte_with_a_card_and_nothing_else(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    files = ("tokenizer_config.json", "tokenizer.model", "LICENSE", "additional_chat_templates/tools.jinja")
     for directory in pair:
-        (directory / "tokenizer_config.json").write_text(json.dumps({"from": directory.name}))
+        (directory / "additional_chat_templates").mkdir()
+        for name in files:
+            (directory / name).write_bytes(os.urandom(50))
         (directory / "optimizer.pt").write_bytes(b"state")
-    merge_checkpoints(str(pair[0]), str(pair[1]), str(tmp_path / "out"), rope="b")
-    names = {file.name for file in (tmp_path / "out").iterdir()}
-    assert names == {"config.json", "generation_config.json", "tokenizer_config.json", "model.safetensors"}
-    assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text()) == {"from": "b"}
+        (directory / "README.md").write_text(f"---\nlicense: mit\n---\n# {directory.name}")
+    merge_checkpoints(str(pair[0]), str(pair[1]), str(tmp_path / "out"), rope="b", weight=0.25)
+    names = storage.list_files(str(tmp_path / "out"))
+    assert set(names) == {"config.json", "generation_config.json", "model.safetensors", "README.md", *files}
+    assert all((tmp_path / "out" / name).read_bytes() == (pair[1] / name).read_bytes() for name in files)
+    card = (tmp_path / "out" / "README.md").read_text()
+    for text in ("license: mit", "base_model:\n- a\n- b\n", "base_model_relation: merge", "| weight of b | 0.25 |"):
+        assert text in card
+    assert str(tmp_path) not in card
+
+
+def test_the_limits_of_the_side_that_speaks_move_to_the_window_that_is_kept(
+    pair: tuple[Path, Path], tmp_path: Path, edit_config: Edit
+) -> None:
+    """The original's tokens with the extended model's window: a limit of the original would refuse long prompts."""
+    edit_config(pair[1], "max_position_embeddings", 512)
+    edit_config(pair[1], "vocab_size", 64)
+    edit_config(pair[1], "auto_map", {"AutoModelForCausalLM": "modeling_x.X"})
+    (pair[1] / "modeling_x.py").touch()
+    for directory, tokens in zip(pair, ("ab", "ac"), strict=True):
+        vocabulary = {"model": {"vocab": {token: number for number, token in enumerate(tokens)}}}
+        (directory / "tokenizer.json").write_text(json.dumps(vocabulary))
+        (directory / "generation_config.json").write_text('{"max_length":64}')
+    merge_checkpoints(str(pair[0]), str(pair[1]), str(tmp_path / "out"), rope="b", vocabulary="a")
+    assert (tmp_path / "out" / "generation_config.json").read_text() == '{"max_length":512}'
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (pair[0] / "tokenizer.json").read_bytes()
+    assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    assert not (tmp_path / "out" / "modeling_x.py").exists()
 
 
 @pytest.mark.parametrize("tied", [False, True])

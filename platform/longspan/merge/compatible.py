@@ -40,10 +40,13 @@ def read_config(side: str, directory: Path) -> dict[str, Any]:
 
     from longspan.model.load import FAMILIES
 
+    if (directory / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"merge: {side}: {directory} has an adapter_config.json, so it is an adapter; give the model that it is"
+            " folded into"
+        )
     if not (directory / "config.json").is_file():
-        adapter = (directory / "adapter_config.json").is_file()
-        mend = "it is an adapter; give the model that it is folded into" if adapter else _GIVE
-        raise CheckpointError(f"merge: {side}: {directory} has no config.json; {mend}")
+        raise CheckpointError(f"merge: {side}: {directory} has no config.json; {_GIVE}")
     try:
         config: dict[str, Any] = AutoConfig.from_pretrained(directory, trust_remote_code=False).to_dict()
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -11,32 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from longspan import storage
+from longspan.checkpoint.card import Origin, as_file, merge_card, origin_of
 from longspan.errors import CheckpointError, ConfigError
 from longspan.merge import compatible
 from longspan.merge.output import Put, check_free, new_directory
 from longspan.merge.stream import write_tensors
 from longspan.merge.vocabulary import Rows, match_vocabularies
 from longspan.merge.weights import INDEX, ITEM_BYTES, SINGLE, TensorInfo, Weights, open_weights
+from longspan.model.companions import Write, companions
+from longspan.model.limits import Window
+from longspan.rope import from_hf, reader_notes
 
 SHARD_BYTES = 2 << 30
 """Bytes of weights in one output file."""
 CHUNK_ELEMENTS = 1 << 20
 """Elements averaged at once in float32 (4 MiB a side)."""
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-COMPANIONS = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-"""Files that go along unchanged from the side whose vocabulary is kept, else from the one whose config.json is."""
 TOKEN_KEYS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 """config.json keys that go with the vocabulary."""
 
@@ -86,8 +76,11 @@ def merge_checkpoints(
     shards = plan_shards({name: info.num_bytes for name, info in mix.result.items()}, shard_bytes)
     with new_directory(output) as put:
         _write_weights(put, mix, shards)
-        speaker = kept if rows is None else rows.side
-        _write_companions(put, directories["ab".index(kept)], directories["ab".index(speaker)], mix.dtype)
+        origins = {
+            side: origin_of(uri, None, folder) for side, uri, folder in zip("ab", (a, b), directories, strict=True)
+        }
+        card = _card(output, origins, configs["ab".index(kept)], mix, kept)
+        _write_companions(put, directories, configs, kept, mix, as_file(card))
     return {
         "a": a,
         "b": b,
@@ -257,21 +250,36 @@ def _write_weights(put: Put, mix: Mix, shards: list[list[str]]) -> None:
         put(INDEX, lambda path: _write_json(path, index))
 
 
-def _write_companions(put: Put, directory: Path, speaker: Path, dtype: str) -> None:
-    """Tokenizer and generation files of `speaker`, then the config.json of `directory` with the type of the weights and
-    the tokens of `speaker`: the file that makes it a model.
+def _write_companions(
+    put: Put,
+    directories: tuple[Path, Path],
+    configs: tuple[dict[str, Any], dict[str, Any]],
+    kept: str,
+    mix: Mix,
+    card: Mapping[str, Write],
+) -> None:
+    """The companion files of the side whose vocabulary is kept, else of the one whose config.json is; then that
+    config.json with the type of the weights and those tokens: the file that makes it a model.
     """
-    for name in COMPANIONS:
-        source = speaker / name
-        if source.is_file():
-            content = source.read_bytes()
-            put(name, lambda path, content=content: _write_bytes(path, content))  # type: ignore[misc]
-    config = _config(directory)
-    tokens = _config(speaker)
+    position, speaker = "ab".index(kept), "ab".index(kept if mix.rows is None else mix.rows.side)
+    window = Window(*(configs[side]["max_position_embeddings"] for side in (speaker, position)))
+    for name, write in {**companions(directories[speaker], window), **card}.items():
+        put(name, write)
+    config, tokens = _config(directories[position]), _config(directories[speaker])
     config |= {key: tokens[key] for key in TOKEN_KEYS if key in tokens}
+    config.pop("auto_map", None)  # its code is a stranger's and stays behind
     # Both names: transformers 5 reads the first, older readers the second.
-    config["dtype"] = config["torch_dtype"] = dtype
+    config["dtype"] = config["torch_dtype"] = mix.dtype
     put("config.json", lambda path: _write_json(path, config))
+
+
+def _card(output: str, origins: Mapping[str, Origin], config: dict[str, Any], mix: Mix, kept: str) -> str:
+    choices = [("weight of b", f"{mix.weight:g}"), ("RoPE of", kept)]
+    choices += [] if mix.rows is None else [("vocabulary of", mix.rows.side)]
+    settings, window = from_hf(config), config["max_position_embeddings"]
+    rows = [*choices, ("type of the weights", mix.dtype), ("parameters", f"{mix.num_parameters:,}")]
+    name = Path(output.rstrip("/").removesuffix("/checkpoint")).name
+    return merge_card(name, origins, settings, window, rows, reader_notes(settings, window))
 
 
 def _config(directory: Path) -> dict[str, Any]:
@@ -281,10 +289,6 @@ def _config(directory: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _torch_name(dtype: str) -> str:
