@@ -30,6 +30,7 @@ COMMANDS = {
     ("evaluate",): "Needle grid and loss by position",
     ("impact",): "Score how much far text helps",
     ("merge",): "Average two checkpoints",
+    ("export",): "Write the checkpoint of an E2-LLM run",
     ("compare",): "Train and ask several methods",
     ("sweep",): "Search recipe values",
     ("report",): "report.html",

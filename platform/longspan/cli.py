@@ -243,6 +243,23 @@ def merge(
 
 
 @app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory of a finished E2-LLM training.")],
+    window: Annotated[int, typer.Option(min=1, metavar="N", help="Window in tokens; its scale is written.")],
+    output: Annotated[str, typer.Option("--output", metavar="DIR", help="Directory to make, local or s3://.")],
+) -> None:
+    """Write the checkpoint of an E2-LLM run at the scale of another window."""
+    with plain_errors():
+        for text, name in ((run, "RUN"), (output, "--output")):
+            place(text, name)
+        _writable(output, "--output")
+        from longspan.launch.export import export_scale
+
+        result = export_scale(run, window, output)
+        typer.echo(f"{output}: window {window:,}, scale {result['scale']}, {result['files']} files")
+
+
+@app.command()
 def compare(
     comparison: Annotated[str, typer.Argument(metavar="COMPARE", help="Comparison, a YAML file (see jobs/compare/).")],
     overrides: Overrides = None,

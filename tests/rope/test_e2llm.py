@@ -13,6 +13,7 @@ from longspan.rope import (
     attention_scaling,
     depends_on_length,
     e2_inference,
+    e2_other_scale,
     e2_scale,
     interpolated,
     inv_freq,
@@ -46,6 +47,21 @@ def test_scales_of_the_paper(window: int, scale: int) -> None:
 def test_plain_rope_exports_as_linear_with_the_scale_as_factor() -> None:
     assert to_hf(e2_inference(PLAIN, 8, 4096, 64)) == {"rope_type": "linear", "rope_theta": 1e4, "factor": 8.0}
     assert e2_inference(BASES[2], 8, 4096, 64) == RopeSettings("linear", 1e4, factor=16.0)
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda base: base.rope_type)
+@pytest.mark.parametrize(("was", "scale"), [(8, 8), (8, 1), (1, 20), (3, 7), (2.5, 50)])
+def test_another_scale_is_what_the_base_makes_of_it(base: RopeSettings, was: float, scale: float) -> None:
+    found = e2_other_scale(e2_inference(base, was, 4096, 64), was, scale, 4096, 64)
+    expected = e2_inference(base, scale, 4096, 64)
+    np.testing.assert_allclose(inv_freq(found, 64), inv_freq(expected, 64), rtol=1e-6)
+    assert attention_scaling(found) == attention_scaling(expected)
+    if expected.rope_type == "linear":
+        assert found == expected
+    else:
+        assert (found.factor, found.original_max_position_embeddings) == (scale, 4096)
+    with pytest.raises(ConfigError, match=r"rope.factor is 0.5 as a scale"):
+        e2_other_scale(expected, scale, 0.5, 4096, 64)
 
 
 @pytest.mark.parametrize("base", BASES, ids=lambda base: base.rope_type)

@@ -28,7 +28,7 @@ def check_free(output: str) -> None:
         path = Path(storage.absolute(output))
         taken = path.is_dir() and any(path.iterdir())
     if taken:
-        raise ConfigError(f"merge: output {output} exists and is not empty; give another one or remove it first")
+        raise ConfigError(f"output: {output} exists and is not empty; give another one or remove it first")
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def _local_directory(output: str) -> Iterator[Put]:
         _remove_abandoned(target)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
     except OSError as error:
-        raise StorageError(f"merge: cannot write {target} ({error.strerror or error})") from None
+        raise StorageError(f"cannot write {target} ({error.strerror or error})") from None
     held = _lock(temporary)
     try:
         yield lambda name, write: _write(write, temporary / name, f"{target}/{name}")
@@ -63,7 +63,7 @@ def _local_directory(output: str) -> Iterator[Put]:
         try:
             os.rename(temporary, target)
         except OSError as error:
-            raise StorageError(f"merge: cannot put the result at {target} ({error.strerror or error})") from None
+            raise StorageError(f"cannot put the result at {target} ({error.strerror or error})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if held is not None:
@@ -111,4 +111,4 @@ def _write(write: Callable[[Path], None], file: Path, shown: str) -> None:
     try:
         write(file)
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"merge: cannot write {shown} ({getattr(error, 'strerror', None) or error})") from None
+        raise StorageError(f"cannot write {shown} ({getattr(error, 'strerror', None) or error})") from None

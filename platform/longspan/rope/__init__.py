@@ -3,7 +3,7 @@
 Pure numpy. Beside `positions` (which position a token gets); `model` sets and asserts what is computed here.
 """
 
-from longspan.rope.e2llm import e2_inference, e2_scale, interpolated
+from longspan.rope.e2llm import e2_inference, e2_other_scale, e2_scale, interpolated
 from longspan.rope.frequencies import attention_scaling, inv_freq
 from longspan.rope.huggingface import ROPE_KEYS, config_keys, from_hf, hf_max_position_embeddings, to_hf
 from longspan.rope.longrope import (
@@ -47,6 +47,7 @@ __all__ = [
     "document_frequencies",
     "dynamic_ntk_theta",
     "e2_inference",
+    "e2_other_scale",
     "e2_scale",
     "first_negative_distance",
     "frequencies_as_longrope",

@@ -50,9 +50,29 @@ def e2_inference(base: RopeSettings, scale: float, original: int, head_dim: int)
             "rope.type: 'e2llm' scales fixed frequencies, but the model is scaled by 'dynamic', which changes them with"
             " the length; extend it with type 'dynamic_ntk' and rope.drop_scaling: true first, which gives it one base"
         )
+    return _divided(base, scale, scale, original, head_dim)
+
+
+def e2_other_scale(exported: RopeSettings, was: float, scale: float, original: int, head_dim: int) -> RopeSettings:
+    """The settings of another scale, from those that `e2_inference` made for the scale `was`: what it makes of the same
+    base for `scale` (a "longrope" to a relative 1e-6).
+
+    Raises:
+        ConfigError: a scale below 1.
+    """
+    if exported.rope_type == "linear":
+        base = dataclasses.replace(exported, factor=max(1.0, float(exported.factor or 1) / was))
+        return e2_inference(base, scale, original, head_dim)
+    if not scale >= 1:
+        raise ConfigError(f"rope.factor is {scale!r} as a scale of E2-LLM; it must be 1 or more")
+    return _divided(exported, scale / was, scale, original, head_dim)
+
+
+def _divided(base: RopeSettings, divisor: float, scale: float, original: int, head_dim: int) -> RopeSettings:
+    """A "longrope" with the frequencies of `base` divided by `divisor` at every length."""
     # Beyond the original window of a "longrope" base, so that its long factors are meant.
     frequencies = inv_freq(base, head_dim, sequence_length=(base.original_max_position_embeddings or original) + 1)
-    scaled = frequencies / scale
+    scaled = frequencies / divisor
     return frequencies_as_longrope(
         scaled,
         scaled,
