@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from longspan import storage
-from longspan.checkpoint.card import Origin, as_file, merge_card, origin_of
+from longspan.checkpoint.card import as_file, merge_card, origin_of
 from longspan.errors import CheckpointError, ConfigError
 from longspan.merge import compatible
 from longspan.merge.output import Put, check_free, new_directory
 from longspan.merge.stream import write_tensors
 from longspan.merge.vocabulary import Rows, match_vocabularies
 from longspan.merge.weights import INDEX, ITEM_BYTES, SINGLE, TensorInfo, Weights, open_weights
-from longspan.model.companions import Write, companions
+from longspan.model.companions import companions
 from longspan.model.limits import Window
 from longspan.rope import from_hf, reader_notes
 
@@ -76,11 +76,8 @@ def merge_checkpoints(
     shards = plan_shards({name: info.num_bytes for name, info in mix.result.items()}, shard_bytes)
     with new_directory(output) as put:
         _write_weights(put, mix, shards)
-        origins = {
-            side: origin_of(uri, None, folder) for side, uri, folder in zip("ab", (a, b), directories, strict=True)
-        }
-        card = _card(output, origins, configs["ab".index(kept)], mix, kept)
-        _write_companions(put, directories, configs, kept, mix, as_file(card))
+        card = _card(output, (a, b), directories, configs, kept, mix)
+        _write_companions(put, directories, configs, kept, mix, card)
     return {
         "a": a,
         "b": b,
@@ -256,14 +253,14 @@ def _write_companions(
     configs: tuple[dict[str, Any], dict[str, Any]],
     kept: str,
     mix: Mix,
-    card: Mapping[str, Write],
+    card: str,
 ) -> None:
     """The companion files of the side whose vocabulary is kept, else of the one whose config.json is; then that
     config.json with the type of the weights and those tokens: the file that makes it a model.
     """
     position, speaker = "ab".index(kept), "ab".index(kept if mix.rows is None else mix.rows.side)
     window = Window(*(configs[side]["max_position_embeddings"] for side in (speaker, position)))
-    for name, write in {**companions(directories[speaker], window), **card}.items():
+    for name, write in {**companions(directories[speaker], window), **as_file(card)}.items():
         put(name, write)
     config, tokens = _config(directories[position]), _config(directories[speaker])
     config |= {key: tokens[key] for key in TOKEN_KEYS if key in tokens}
@@ -273,7 +270,16 @@ def _write_companions(
     put("config.json", lambda path: _write_json(path, config))
 
 
-def _card(output: str, origins: Mapping[str, Origin], config: dict[str, Any], mix: Mix, kept: str) -> str:
+def _card(
+    output: str,
+    paths: tuple[str, str],
+    directories: tuple[Path, Path],
+    configs: tuple[dict[str, Any], dict[str, Any]],
+    kept: str,
+    mix: Mix,
+) -> str:
+    config = configs["ab".index(kept)]
+    origins = {side: origin_of(paths[i], None, directories[i]) for i, side in enumerate("ab")}
     choices = [("weight of b", f"{mix.weight:g}"), ("RoPE of", kept)]
     choices += [] if mix.rows is None else [("vocabulary of", mix.rows.side)]
     settings, window = from_hf(config), config["max_position_embeddings"]
