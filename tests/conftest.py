@@ -1,10 +1,16 @@
 """Fixtures that more than one room's tests use."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 # Before torch is imported, here and in child processes: two threads on busy cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Tests of Ctrl-C are to pass also where the shell has them ignore it (a background job of a script), as must the
+# processes that they start; what longspan itself does there is a test of its own.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import pytest

@@ -28,9 +28,11 @@ def test_a_process_that_dies_is_reported() -> None:
         list(in_processes(half, [0, 2], 2))
 
 
-def start(folder: Path) -> "subprocess.Popen[bytes]":
+def start(folder: Path, *, ignores_interrupts: bool = False) -> "subprocess.Popen[bytes]":
     """Two workers on six calls that leave a file when they begin and one when they end; returns once both began."""
     command = [sys.executable, "-m", "tests.compare.processes", str(folder)]
+    if ignores_interrupts:
+        command = ["bash", "-c", "trap '' INT; exec \"$@\"", "bash", *command]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "platform"), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, start_new_session=True)
     while len(list(folder.glob("*.begun"))) < 2:
@@ -57,6 +59,15 @@ def test_an_interrupt_lets_what_runs_end_and_begins_nothing_else(tmp_path: Path)
     assert process.wait(timeout=60) == 130
     assert {path.stem for path in tmp_path.glob("*.begun")} == {path.stem for path in tmp_path.glob("*.ended")}
     assert len(list(tmp_path.glob("*.begun"))) == 2
+
+
+def test_a_background_job_is_not_interrupted(tmp_path: Path) -> None:
+    """Where the shell has it ignore Ctrl-C, as in `command &` of a script, all calls are made."""
+    process = start(tmp_path, ignores_interrupts=True)
+    os.killpg(process.pid, signal.SIGINT)
+    (tmp_path / "go").touch()
+    assert process.wait(timeout=60) == 0
+    assert len(list(tmp_path.glob("*.ended"))) == 6
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:

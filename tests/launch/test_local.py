@@ -188,6 +188,20 @@ def test_a_second_signal_ends_at_once_and_loses_no_commit(
     assert_as_uninterrupted(recipe, whole)
 
 
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    """A script's background job is not to stop at the Ctrl-C that was meant for another one."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_signals() as seen:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert seen == []
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert seen == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_handlers_are_put_back() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with stop_signals() as seen:

@@ -55,26 +55,33 @@ def in_processes(call: Callable[[Item], Result], items: Sequence[Item], workers:
 @contextmanager
 def _one_interrupt() -> Iterator[None]:
     """The first Ctrl-C raises KeyboardInterrupt, further ones do nothing: they would break off the wait for the calls
-    and leave the pool half closed. In another thread than the main one nothing is changed.
+    and leave the pool half closed. In another thread than the main one, and where it is ignored, nothing is changed.
     """
 
     def interrupted(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, _pass_over)
         raise KeyboardInterrupt
 
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, interrupted) if is_main else None
+    before = signal.getsignal(signal.SIGINT)
+    changed = before is not signal.SIG_IGN and threading.current_thread() is threading.main_thread()
+    if changed:
+        signal.signal(signal.SIGINT, interrupted)
     try:
         yield
     finally:
-        if is_main:
+        if changed:
             signal.signal(signal.SIGINT, before)
+
+
+def _pass_over(number: int, frame: FrameType | None) -> None:
+    """Unlike SIG_IGN it says nothing of what the user wants of the program (`launch.local.stop_signals`)."""
 
 
 def _begin(stop: Any) -> None:
     _shared["stop"] = stop
     # The terminal sends Ctrl-C to every process: here it would break the pool's own queues.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _pass_over)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,4 +1,8 @@
-"""Local mode: the loop in this process on one device; breakpoints work, Ctrl-C saves and stops."""
+"""Local mode: the loop in this process on one device; breakpoints work, Ctrl-C saves and stops.
+
+A signal that was ignored when longspan started stays ignored: a background job of a script (`&`) is to outlive the
+Ctrl-C of the foreground. SIGTERM stops such a one.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -42,8 +46,8 @@ def run_local(recipe: Recipe, show_progress: bool = True) -> Trained:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that holds the first SIGINT or SIGTERM once it came; the second acts as usual. Main thread only, else
-    empty.
+    """A list that holds the first SIGINT or SIGTERM once it came; the second acts as usual. One that is ignored stays
+    so. Main thread only, else empty.
     """
     seen: list[int] = []
 
@@ -54,6 +58,8 @@ def stop_signals() -> Iterator[list[int]]:
     before: dict[int, Any] = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue
             before[number] = signal.signal(number, handler)
     except ValueError:
         pass
