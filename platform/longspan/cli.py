@@ -23,6 +23,22 @@ PipelinePath = Annotated[str, typer.Argument(metavar="PIPELINE", help="Stages in
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="section.key=value", help="Override one value; may be repeated.")
 ]
+
+
+def _set_take_over(context: typer.Context, wanted: bool) -> bool:
+    if wanted:
+        from longspan.storage import taking_over
+
+        context.with_resource(taking_over(True))
+    return wanted
+
+
+TakeOver = Annotated[
+    bool,
+    typer.Option(
+        "--take-over", callback=_set_take_over, help="Take the output from a driver that still runs; that one ends."
+    ),
+]
 Output = Annotated[str | None, typer.Option("--output", metavar="DIR", help="Run directory, local or s3://.")]
 
 
@@ -30,6 +46,7 @@ Output = Annotated[str | None, typer.Option("--output", metavar="DIR", help="Run
 def demo(
     output: Annotated[str, typer.Option("--output", metavar="DIR", help="Where everything is written.")] = "runs/demo",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of data, weights and plan.")] = 0,
+    take_over: TakeOver = False,
 ) -> None:
     """Extend a tiny model from 128 to 1,024 tokens, with controls, on this machine, in minutes."""
     with plain_errors():
@@ -50,6 +67,7 @@ def prepare(
     address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to use; RAY_ADDRESS stands for it.")
     ] = None,
+    take_over: TakeOver = False,
 ) -> None:
     """Tokenise a corpus into Parquet shards and a manifest; an interrupted run is gone on with."""
     with plain_errors("the same command goes on from the units that are done"):
@@ -79,7 +97,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, output: Output = None)
 
 
 @app.command()
-def train(recipe: RecipePath, overrides: Overrides = None, output: Output = None) -> None:
+def train(recipe: RecipePath, overrides: Overrides = None, output: Output = None, take_over: TakeOver = False) -> None:
     """Train a recipe, from its last checkpoint if there is one."""
     with plain_errors():
         from longspan.config.load import load_recipe
@@ -99,7 +117,9 @@ def train(recipe: RecipePath, overrides: Overrides = None, output: Output = None
 
 
 @app.command("run")
-def run_stages(pipeline: PipelinePath, overrides: Overrides = None, output: Output = None) -> None:
+def run_stages(
+    pipeline: PipelinePath, overrides: Overrides = None, output: Output = None, take_over: TakeOver = False
+) -> None:
     """Run a pipeline's stages in order (extend, replay, fine-tune, merge); those that are done are not run again."""
     with plain_errors():
         from longspan.config.pipeline import load_pipeline
@@ -137,6 +157,7 @@ def evaluate(
     output: Annotated[
         str | None, typer.Option(metavar="DIR", help="Write summary.json, plots and report.html.")
     ] = None,
+    take_over: TakeOver = False,
 ) -> None:
     """Needle grid and loss by position of a model."""
     with plain_errors():
@@ -190,6 +211,7 @@ def impact(
     drop_sliding_window: Annotated[
         bool, typer.Option("--drop-sliding-window", help="Attend to everything although a model has a sliding window.")
     ] = False,
+    take_over: TakeOver = False,
 ) -> None:
     """Score how much far text helps each token; for sentence selection and LongCE weights of recipes."""
     with plain_errors("the same command goes on from the parts that are done"):
@@ -228,6 +250,7 @@ def merge(
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(help="Type of the result's weights; the tensors' own if left out."),
     ] = None,
+    take_over: TakeOver = False,
 ) -> None:
     """Average two checkpoints tensor by tensor."""
     with plain_errors():
@@ -264,6 +287,7 @@ def compare(
     comparison: Annotated[str, typer.Argument(metavar="COMPARE", help="Comparison, a YAML file (see jobs/compare/).")],
     overrides: Overrides = None,
     output: Output = None,
+    take_over: TakeOver = False,
 ) -> None:
     """Train and ask several methods on one base, corpus and budget; writes the table, plots and verdicts on claims."""
     with plain_errors("the same command goes on with the runs that are not finished"):
@@ -281,6 +305,7 @@ def sweep(
     space: Annotated[str, typer.Argument(metavar="SWEEP", help="Search space, a YAML file (see sweeps/).")],
     overrides: Overrides = None,
     output: Output = None,
+    take_over: TakeOver = False,
 ) -> None:
     """Search recipe values with Ray Tune; writes the table, a plot and the best recipe."""
     with plain_errors("the same command goes on with the trials that are not finished"):

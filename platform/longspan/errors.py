@@ -38,5 +38,13 @@ class CheckpointError(LongspanError):
     exit_code = 2
 
 
+class HeldError(ConfigError):
+    """Another driver holds the output; says who, since when, and how to take it over. Found before anything starts."""
+
+
+class LeaseLostError(LongspanError):
+    """Another driver has taken this one's output over; nothing more is written by this one."""
+
+
 class LaunchError(LongspanError):
     """The cluster cannot start or finish the run (too few CPUs or GPUs, workers that keep failing)."""

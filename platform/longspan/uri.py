@@ -14,6 +14,9 @@ from longspan.errors import StorageError
 Uri = str | os.PathLike[str]
 """What every function of this room accepts as a URI: text, or a `pathlib.Path` for a local one."""
 
+LEASE_FOLDER = ".longspan-lease"
+"""Folder in an output that says who writes there (`storage.lease`); no part of the output, and no listing shows it."""
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _BROKEN_SCHEME = re.compile(r"(?i)(?:s3[an]?|gs|gcs|az|abfss?|hdfs|hf|https?|ftp|file):|[A-Z][A-Z0-9+.-]*:/")
 """A local path like this (`s3:/bucket`, `s3:bucket`, `C:/data`) is a URI that was mistyped."""
@@ -39,6 +42,11 @@ class Location:
         if self.bucket is None:
             return self.path
         return f"s3://{self.bucket}/{self.path}" if self.path else f"s3://{self.bucket}"
+
+    def contains(self, other: "Location") -> bool:
+        """Whether `other` is this place or lies below it."""
+        below = f"{self.path.rstrip('/')}/" if self.path else ""
+        return self.bucket == other.bucket and (other.path == self.path or other.path.startswith(below))
 
     def child(self, name: str) -> "Location":
         """The location of the relative `name` ("/" between folders) below this one. StorageError for an unsafe name."""
@@ -112,6 +120,11 @@ def _s3_location(rest: str) -> Location:
     if key:
         _check_parts(f"s3://{rest}", key)
     return Location(bucket, key)
+
+
+def is_lease(name: str) -> bool:
+    """Whether the relative `name` ("/" between folders) is the folder of a lease, or lies in one."""
+    return LEASE_FOLDER in name.split("/")
 
 
 def relative_name(name: str) -> str:

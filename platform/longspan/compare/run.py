@@ -33,11 +33,17 @@ def run_comparison(comparison: Comparison, report: Report = print) -> dict[str, 
         report: called with a line for each part that is done.
 
     Raises:
+        HeldError: another driver writes to the output; LeaseLostError: one has taken it over.
         ConfigError: the corpus, the base or a method is wrong; before anything is trained.
         KeyboardInterrupt: the user stopped it; what is finished stays, the same call goes on.
         LaunchError: a run's process died.
         LongspanError: a run failed; the others are finished first, and the table is written if the reference has runs.
     """
+    with storage.hold(comparison.output_uri, "compare"):
+        return _run(comparison, report)
+
+
+def _run(comparison: Comparison, report: Report) -> dict[str, Any]:
     started = time.perf_counter()
     prepare_material(comparison, report)
     _check_analysis(comparison)
@@ -204,7 +210,8 @@ def perform_all(runs: list[Run], workers: int) -> Iterator[tuple[Run, Outcome]]:
     if workers <= 1:  # in this process, where breakpoints work
         yield from ((run, outcome(run)) for run in runs)
         return
-    yield from in_processes(partial(outcome, threads=max(1, (os.cpu_count() or 1) // workers)), runs, workers)
+    call = partial(outcome, threads=max(1, (os.cpu_count() or 1) // workers))
+    yield from in_processes(storage.carried(call), runs, workers)
 
 
 def outcome(run: Run, threads: int = 0) -> Outcome:

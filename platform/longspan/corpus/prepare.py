@@ -79,6 +79,7 @@ def prepare(
         watch: takes the status, once before the first unit and after each.
 
     Raises:
+        HeldError: another driver writes to the output; LeaseLostError: one has taken it over.
         ConfigError: a path without files, a tokenizer that cannot be had or is not fit for a source (no needle tokens,
             no chat template, a slow one for SynL, no token of a mark), SynL lengths without room for their questions,
             windows without room for their marks, or an output directory that holds something else.
@@ -89,6 +90,19 @@ def prepare(
     say = progress or (lambda line: None)
     fingerprint = corpus_fingerprint(corpus)
     if storage.exists(storage.join(corpus.output, MANIFEST_FILE)):
+        return _already_there(corpus, fingerprint, say)
+    with storage.hold(corpus.output, "prepare"):
+        return _prepare(corpus, fingerprint, run_units, say, watch)
+
+
+def _prepare(
+    corpus: Corpus,
+    fingerprint: str,
+    run_units: RunUnits,
+    say: Progress,
+    watch: Callable[[Status], None] | None,
+) -> Manifest:
+    if storage.exists(storage.join(corpus.output, MANIFEST_FILE)):  # since the first look
         return _already_there(corpus, fingerprint, say)
     units = list_units(corpus)
     state = _interrupted(corpus, fingerprint, say)
@@ -251,7 +265,7 @@ def _run(
     status = status._replace(units=status.units + done, num_bytes=status.num_bytes + skipped_bytes)
     if watch is not None:
         watch(status)
-    for result in run_units(partial(do_unit, job), pending):
+    for result in run_units(storage.carried(partial(do_unit, job)), pending):
         status = status._replace(
             units=status.units + 1,
             num_bytes=status.num_bytes + result.num_bytes,

@@ -41,14 +41,19 @@ def run_demo(output: str, seed: int = 0) -> dict[str, Any]:
     Raises:
         LongspanError: what it is meant to show does not show (the summary and the report are written all the same).
     """
+    if storage.is_remote(output):
+        raise ConfigError(f"--output {output}: the demonstration writes to a local directory")
+    output = storage.absolute(output)  # in its recipes, which are to be run from anywhere
+    with storage.hold(output, "demo"):
+        return _run(output, seed)
+
+
+def _run(output: str, seed: int) -> dict[str, Any]:
     import ray
 
     from longspan.launch.cluster import start_cluster
     from longspan.launch.run import train
 
-    if storage.is_remote(output):
-        raise ConfigError(f"--output {output}: the demonstration writes to a local directory")
-    output = storage.absolute(output)  # in its recipes, which are to be run from anywhere
     started = time.perf_counter()
     stages = Stages()
     # Ray's start is waiting and one core's work; corpus and base are another's. The pool must outlive the cluster:
@@ -95,10 +100,13 @@ def _initial_model(output: str, vocab_size: int) -> None:
 def _train_task() -> Any:
     import ray
 
-    def run(recipe: Recipe) -> dict[str, Any]:
-        from longspan.launch.run import train
+    from longspan.launch.run import train
 
-        return train(recipe, show_progress=False)
+    in_our_name = storage.carried(train)
+
+    def run(recipe: Recipe) -> dict[str, Any]:
+        found: dict[str, Any] = in_our_name(recipe, show_progress=False)
+        return found
 
     return ray.remote(num_cpus=1)(run)
 

@@ -111,7 +111,23 @@ def score_corpus(
     manifest = load_manifest(corpus)
     models = check_models(settings, manifest)
     fingerprint = score_fingerprint(settings, manifest.fingerprint, models)
+    job = Job(corpus, output, fingerprint, settings, machine or Machine())
     if storage.exists(storage.join(output, MANIFEST_FILE)):
+        return _already_there(output, fingerprint, say)
+    with storage.hold(output, "impact"):
+        return _score(job, manifest, models, run_units, say, watch or (lambda status: None))
+
+
+def _score(
+    job: Job,
+    manifest: Manifest,
+    models: dict[str, str],
+    run_units: RunUnits,
+    say: Callable[[str], None],
+    watch: Callable[[Status], None],
+) -> ImpactManifest:
+    corpus, output, fingerprint, settings = job.corpus, job.output, job.fingerprint, job.settings
+    if storage.exists(storage.join(output, MANIFEST_FILE)):  # since the first look
         return _already_there(output, fingerprint, say)
     _claim(output, fingerprint)
     units = list_units(corpus, manifest, settings)
@@ -120,15 +136,14 @@ def score_corpus(
         say(f"{output}: {len(parts)} of {len(units)} units are done already, going on with the rest")
     tokens_done, tokens = sum(part.tokens for part in parts.values()), sum(int(unit.length.sum()) for unit in units)
     status = Status(len(parts), len(units), tokens_done, tokens)
-    if watch is not None:
-        watch(status)
-    job = Job(corpus, output, fingerprint, settings, machine or Machine())
+    watch(status)
     try:
-        for done in run_units(partial(do_unit, job), [unit for unit in units if unit.number not in parts]):
+        for done in run_units(
+            storage.carried(partial(do_unit, job)), [unit for unit in units if unit.number not in parts]
+        ):
             parts[done.number] = done.part
             status = status._replace(units=status.units + 1, tokens=status.tokens + done.part.tokens)
-            if watch is not None:
-                watch(status)
+            watch(status)
     finally:
         _opened.cache_clear()  # what comes next in this process may need the memory of two models
     ordered = tuple(parts[unit.number] for unit in units)

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ def assess(model: str, manifest: str, settings: EvaluationSettings, output: str 
     from longspan.observe.tables import results_table
 
     named_manifest(manifest, "--manifest")
+    with storage.hold(output, "evaluate") if output is not None else nullcontext():
+        return results_table(_assess(model, manifest, settings, output))
+
+
+def _assess(model: str, manifest: str, settings: EvaluationSettings, output: str | None) -> dict[str, Any]:
     result = evaluate_model(model, manifest, settings)
     name = Path(model.rstrip("/")).name
     needle = result["needle"]
@@ -27,7 +33,7 @@ def assess(model: str, manifest: str, settings: EvaluationSettings, output: str 
     }
     if output is not None:
         write_evaluation(output, name, summary)
-    return results_table(summary)
+    return summary
 
 
 def write_evaluation(output: str, name: str, summary: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import os
 import socket
 import tempfile
 import uuid
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from longspan import storage
 from longspan.checkpoint.commit import Commit, newest_commit, step_uri
 from longspan.config.load import fingerprint
 from longspan.config.recipe import Recipe
-from longspan.errors import ConfigError, LaunchError, LongspanError, StorageError
+from longspan.errors import ConfigError, LaunchError, LeaseLostError, LongspanError, StorageError
 from longspan.feed.source import feed_spec
 from longspan.launch.follow import follow_metrics
 from longspan.slots import Need, require_slots
@@ -167,7 +168,12 @@ def make_trainer(recipe: Recipe, storage_directory: str, marker: str) -> Any:
 
     return TorchTrainer(
         train_worker,
-        train_loop_config={"recipe": recipe.model_dump(mode="json"), "gpu": gpu, "marker": marker},
+        train_loop_config={
+            "recipe": recipe.model_dump(mode="json"),
+            "gpu": gpu,
+            "marker": marker,
+            "leases": storage.current_leases(),
+        },
         scaling_config=ScalingConfig(
             num_workers=recipe.parallel.num_workers,
             use_gpu=gpu,
@@ -191,7 +197,20 @@ def make_trainer(recipe: Recipe, storage_directory: str, marker: str) -> Any:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """One Ray Train worker. A user's mistake is written down and ends the run; anything else is for Ray to restart."""
+    """One Ray Train worker, which writes in the driver's name. A user's mistake is written down and ends the run;
+    anything else is for Ray to restart.
+    """
+    if storage.exists(config["marker"]):
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(storage.adopted(config["leases"]))
+        except LeaseLostError:
+            return  # the driver, whose lease it was, says so
+        _train_in_group(config)
+
+
+def _train_in_group(config: dict[str, Any]) -> None:
     import ray.train
 
     from longspan.config.load import parse
@@ -199,8 +218,6 @@ def train_worker(config: dict[str, Any]) -> None:
     from longspan.train.loop import Runtime, run_training
     from longspan.train.world import join_world
 
-    if storage.exists(config["marker"]):
-        return
     recipe = parse(Recipe, config["recipe"], "recipe")
 
     def report(metrics: dict[str, Any], commit: Commit) -> None:

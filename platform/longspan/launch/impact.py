@@ -75,9 +75,9 @@ def describe(
 
     opened = open_tagger(tagger) if tagger is not None else None
     found = collect_statistics(output, corpus, top_share=top_share, tagger=opened, min_count=min_count)
-    write_statistics(found, storage.join(output, STATISTICS_FILE))
-    write_vocabulary(output, vocabulary_scores(output, corpus))
-    with tempfile.TemporaryDirectory() as folder:
+    with storage.hold(output, "impact"), tempfile.TemporaryDirectory() as folder:
+        write_statistics(found, storage.join(output, STATISTICS_FILE))
+        write_vocabulary(output, vocabulary_scores(output, corpus))
         picture = Path(folder) / PLOT_FILE
         plot_statistics(found, picture)
         storage.write_bytes(storage.join(output, PLOT_FILE), picture.read_bytes())

@@ -1,9 +1,12 @@
 """`longspan plan`: what a recipe will do and cost, with plots, before anything is spent."""
 
+import logging
 from typing import Any
 
+from longspan import storage
 from longspan.config.recipe import Recipe
 from longspan.corpus.index import corpus_table
+from longspan.errors import HeldError
 from longspan.launch.stage import check_recipe
 from longspan.launch.survey import describe_survey, open_survey, watched, write_description
 from longspan.observe.report import write_plan_plots
@@ -11,9 +14,11 @@ from longspan.planner.render import render
 from longspan.planner.settings import plan_settings
 from longspan.sampling.plan import plan_parts
 
+_logger = logging.getLogger(__name__)
+
 
 def preview(recipe: Recipe) -> list[Any]:
-    """Tables for the console; writes RUN/plan.json and the plots of the plan under RUN/plots.
+    """Tables for the console; writes RUN/plan.json and the plan's plots under RUN/plots, unless a driver holds RUN.
 
     The plan is made and counted in one pass and not kept.
 
@@ -27,6 +32,10 @@ def preview(recipe: Recipe) -> list[Any]:
     for _ in watched(plan_parts(table, settings), survey):
         pass
     description = describe_survey(recipe, config, manifest, survey)
-    write_description(recipe, description)
-    write_plan_plots(recipe.run_uri, description)
+    try:
+        with storage.hold(recipe.run_uri, "plan"):
+            write_description(recipe, description)
+            write_plan_plots(recipe.run_uri, description)
+    except HeldError as error:  # a run may be looked at while it trains, but its plan.json is its own
+        _logger.warning("plan.json and plots are not written: %s", error)
     return list(render(description))

@@ -18,8 +18,17 @@ def train(recipe: Recipe, show_progress: bool = True) -> dict[str, Any]:
     """Run the recipe to its end, going on where it stopped; returns RUN/summary.json.
 
     `summary["finished"]` is False where a signal stopped it: the same call goes on.
+
+    Raises:
+        HeldError: another driver trains there; LeaseLostError: one has taken the run over.
+        LongspanError: as staging, training and evaluation do.
     """
     recipe = located(recipe)
+    with storage.hold(recipe.run_uri, "train"):
+        return _train(recipe, show_progress)
+
+
+def _train(recipe: Recipe, show_progress: bool) -> dict[str, Any]:
     stage_run(recipe)
     summary_uri = storage.join(recipe.run_uri, "summary.json")
     if storage.exists(summary_uri):

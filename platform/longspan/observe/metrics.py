@@ -17,6 +17,7 @@ from longspan import storage
 from longspan.errors import DataError
 
 FILE_NAME = "metrics.jsonl"
+_SEEN_LATELY_S = 15.0
 
 
 class MetricsLog:
@@ -66,10 +67,13 @@ class MetricsLog:
 
         Raises:
             ValueError: `step` is missing, not a whole number, or not after the last line's.
+            LeaseLostError: another driver has taken the run over.
         """
         step = record.get("step")
         if not isinstance(step, Integral) or isinstance(step, bool) or step <= self._last_step:
             raise ValueError(f"{self.uri}: step must be a whole number above {self._last_step}, not {step!r}")
+        # A line of a remote run is not seen before the flush, which asks again.
+        storage.check_lease(self.uri, _SEEN_LATELY_S if self._remote else 0.0)
         self._lines.write(_encode(record))
         self._last_step = int(step)
         self._unpublished = True

@@ -49,11 +49,17 @@ def run_pipeline(pipeline: Pipeline, say: Say | None = None, actions: Actions | 
         actions: what trains, merges and evaluates; `real_actions` when left out.
 
     Raises:
+        HeldError: another driver writes to the output; LeaseLostError: one has taken it over.
         ConfigError: a stage there does not fit the pipeline (see `plan.plan_stages`); what a stage itself finds wrong.
         LongspanError: as training, merging and evaluation do.
     """
     say, actions = say or (lambda line: None), actions or real_actions()
     pipeline = replace(pipeline, output=storage.absolute(pipeline.output))
+    with storage.hold(pipeline.output, "pipeline"):
+        return _run(pipeline, say, actions)
+
+
+def _run(pipeline: Pipeline, say: Say, actions: Actions) -> dict[str, Any]:
     found = read_records(pipeline.output)
     steps = plan_stages(pipeline, found)
     check_ahead(pipeline, steps)

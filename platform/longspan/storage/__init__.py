@@ -1,4 +1,4 @@
-"""One way to open a URI, local path or `s3://bucket/key`: retries, digests, atomic writes.
+"""One way to open a URI, local path or `s3://bucket/key`: retries, digests, atomic writes, leases.
 
 Used by driver, Ray tasks and train workers alike for shards, plans, run folders, checkpoints and results.
 """
@@ -6,7 +6,9 @@ Used by driver, Ray tasks and train workers alike for shards, plans, run folders
 from longspan.storage.arrow import arrow_filesystem, open_input
 from longspan.storage.digest import digest_bytes, digest_file
 from longspan.storage.failures import NotFoundError
+from longspan.storage.holding import adopted, carried, current_leases, hold, taking_over
 from longspan.storage.objects import (
+    check_lease,
     clear_unfinished,
     delete,
     delete_tree,
@@ -34,9 +36,13 @@ __all__ = [
     "NotFoundError",
     "RetryPolicy",
     "absolute",
+    "adopted",
     "arrow_filesystem",
+    "carried",
+    "check_lease",
     "check_output",
     "clear_unfinished",
+    "current_leases",
     "delete",
     "delete_tree",
     "digest_bytes",
@@ -45,6 +51,7 @@ __all__ = [
     "download_tree",
     "exists",
     "get_policy",
+    "hold",
     "is_remote",
     "join",
     "list_files",
@@ -60,6 +67,7 @@ __all__ = [
     "relative_name",
     "set_policy",
     "size",
+    "taking_over",
     "upload_file",
     "upload_tree",
     "use_policy",

@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from longspan.errors import StorageError
+from longspan.storage import guard
 from longspan.storage.failures import NotFoundError, short_range
-from longspan.uri import Location, Uri
+from longspan.uri import LEASE_FOLDER, Location, Uri
 
 _UNFINISHED = (
     ".longspan-tmp"  # files being written; listings hide them, as a store hides an upload that is not complete
@@ -77,12 +78,14 @@ def replacing(path: Uri) -> Iterator[str]:
     A reader sees the old content or the new, never a part of it, also after a crash. Missing folders are made.
     """
     folder = os.path.dirname(os.path.abspath(path))
+    guard.check(Location(None, os.path.abspath(path)))
     temporary = os.path.join(folder, f".{secrets.token_hex(8)}{_UNFINISHED}")
     with local_errors("write", path):
         os.makedirs(folder, exist_ok=True)
         try:
             yield temporary
             _flush(temporary)
+            guard.check(Location(None, os.path.abspath(path)))  # the body may have taken hours
             os.replace(temporary, path)
             _flush(folder)
         except BaseException:
@@ -147,7 +150,7 @@ def _walk(path: str, prefix: str, seen: set[str]) -> Iterator[str]:
 def _scan(path: str) -> list[os.DirEntry[str]]:
     try:
         with local_errors("list", path), os.scandir(path) as entries:
-            return list(entries)
+            return [entry for entry in entries if entry.name != LEASE_FOLDER]
     except NotFoundError:  # not there, a file, or removed since its name was read
         return []
 
@@ -173,6 +176,7 @@ def _is_finished_file(entry: os.DirEntry[str]) -> bool:
 
 def delete(path: str) -> None:
     """Remove the file; not there is fine."""
+    guard.check(Location(None, os.path.abspath(path)))
     with suppress(NotFoundError), local_errors("delete", path):
         os.unlink(path)
 
@@ -189,5 +193,6 @@ def delete_tree(path: str) -> None:
     """Remove the folder and all in it; not there is fine. Raises StorageError for the root and the home folder."""
     if os.path.realpath(path) in ("/", os.path.realpath(os.path.expanduser("~"))):
         raise StorageError(f"cannot delete {path}: refusing to delete the root or the home folder")
+    guard.check(Location(None, os.path.abspath(path)))
     with suppress(NotFoundError), local_errors("delete", path):
         shutil.rmtree(path)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from longspan.errors import DataError, StorageError
-from longspan.storage import local, s3
+from longspan.storage import guard, local, s3
 from longspan.storage.digest import digest_bytes, digest_file
 from longspan.uri import Location, Uri, parse
 
@@ -104,6 +104,14 @@ def exists(uri: Uri) -> bool:
     if not location.is_remote:
         return os.path.isfile(location.path) or any(True for _ in local.walk(location.path))
     return (bool(location.path) and s3.head(location) is not None) or s3.is_folder(location)
+
+
+def check_lease(uri: Uri, max_age_s: float = 0.0) -> None:
+    """Raise LeaseLostError if `uri` lies in an output that this process held (`hold`) and does not hold any more.
+
+    Every write of this room asks so itself; this is for those that go another way. `max_age_s` as in `guard.check`.
+    """
+    guard.check(parse(uri), max_age_s)
 
 
 def size(uri: Uri) -> int:

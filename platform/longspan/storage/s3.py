@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
 from longspan.errors import StorageError
+from longspan.storage import guard
 from longspan.storage.client import request
 from longspan.storage.failures import NotFoundError, short_range
 from longspan.storage.local import local_errors
 from longspan.storage.ranges import ChangedError, Part, fetch
 from longspan.storage.retry import get_policy
-from longspan.uri import Location
+from longspan.uri import LEASE_FOLDER, Location, is_lease
 
 _ITEM = TypeVar("_ITEM")
 _RESULT = TypeVar("_RESULT")
@@ -29,6 +30,7 @@ PART_BYTES = 8 << 20
 _MAX_PARTS = 10_000
 _NUM_THREADS = 8
 _NUM_RESTARTS = 3
+_SEEN_LATELY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +178,9 @@ def _changed(location: Location) -> StorageError:
 def write(location: Location, size: int, take: Callable[[int, int], bytes | memoryview]) -> None:
     """Store the `size` bytes that `take(start, end)` gives, all or nothing: readers never see a part of them."""
     key = _key("write", location)
+    guard.check(location)
     if size <= PART_BYTES:
-        request("write", location, "put_object", num_bytes=size, Key=key, **_checked_body(take(0, size)))
+        request("write", location, "put_object", num_bytes=size, Key=key, **checked_body(take(0, size)))
         return
     for _ in range(_NUM_RESTARTS):
         with suppress(_LostUploadError):
@@ -200,11 +203,12 @@ def _write_parts(location: Location, key: str, size: int, take: Callable[[int, i
 
     def send_part(index: int) -> dict[str, Any]:
         start, end = index * part_bytes, min((index + 1) * part_bytes, size)
-        body = _checked_body(take(start, end))
+        body = checked_body(take(start, end))
         return send(index + 1, "upload_part", end - start, PartNumber=index + 1, **body)
 
     try:
         parts = in_parallel(send_part, range(math.ceil(size / part_bytes)), _NUM_THREADS)
+        guard.check(location)  # the parts may have taken hours; only now would they be seen
         send(0, "complete_multipart_upload", part_bytes, MultipartUpload={"Parts": parts})
     except BaseException:
         with suppress(StorageError):  # parts of an upload that nobody ends are kept, and billed, for ever
@@ -212,17 +216,23 @@ def _write_parts(location: Location, key: str, size: int, take: Callable[[int, i
         raise
 
 
-def _checked_body(data: bytes | memoryview) -> dict[str, Any]:
+def checked_body(data: bytes | memoryview) -> dict[str, Any]:
+    """The fields of a PUT of `data`: itself, and the digest that every store proves it by."""
     digest = hashlib.md5(data, usedforsecurity=False).digest()
     return {"Body": bytes(data), "ContentMD5": base64.b64encode(digest).decode()}
 
 
 def list_entries(location: Location, *, recursive: bool = True) -> Iterator[Entry]:
-    """Every object below `location`, or directly in it, in the order of the store.
+    """Every object below `location`, or directly in it, in the order of the store, but for leases.
 
     With placeholders of folders (names ending in "/").
     """
-    for page, prefix in _pages(location, **({} if recursive else {"Delimiter": "/"})):
+    entries = _all_entries(location, **({} if recursive else {"Delimiter": "/"}))
+    return (entry for entry in entries if not is_lease(entry.name))
+
+
+def _all_entries(location: Location, **fields: Any) -> Iterator[Entry]:
+    for page, prefix in _pages(location, **fields):
         for item in page.get("Contents", []):
             yield Entry(item["Key"][len(prefix) :], int(item["Size"]), str(item.get("ETag", "")))
 
@@ -232,13 +242,13 @@ def list_folders(location: Location) -> list[str]:
     names: set[str] = set()
     for page, prefix in _pages(location, Delimiter="/"):
         names.update(item["Prefix"][len(prefix) : -1] for item in page.get("CommonPrefixes", []))
-    return sorted(names - {""})
+    return sorted(names - {"", LEASE_FOLDER})
 
 
 def is_folder(location: Location) -> bool:
     """Whether anything lies below `location`."""
-    page, prefix = next(_pages(location, MaxKeys=2))  # a placeholder of the folder may come first
-    return any(item["Key"] != prefix for item in page.get("Contents", []))
+    # A placeholder of the folder, and a lease, may come first.
+    return any(entry.name and not is_lease(entry.name) for entry in _all_entries(location, MaxKeys=4))
 
 
 def _pages(location: Location, **fields: Any) -> Iterator[tuple[dict[str, Any], str]]:
@@ -254,6 +264,7 @@ def _pages(location: Location, **fields: Any) -> Iterator[tuple[dict[str, Any], 
 
 def delete(location: Location) -> None:
     """Remove the object; not there is fine."""
+    guard.check(location)
     request("delete", location, "delete_object", Key=_key("delete", location))
 
 
@@ -262,11 +273,14 @@ def delete_tree(location: Location) -> None:
     if not location.path:
         raise StorageError(f"cannot delete {location.uri}: refusing to delete a whole bucket")
 
+    guard.check(location)
+
     def delete_entry(entry: Entry) -> None:
+        guard.check(location, _SEEN_LATELY_S)
         # One request each: the bulk call reports failures of single objects in its body only, and some stores lack it.
         request("delete", location, "delete_object", Key=f"{location.path}/{entry.name}")
 
-    in_parallel(delete_entry, list_entries(location), 2 * _NUM_THREADS)
+    in_parallel(delete_entry, _all_entries(location), 2 * _NUM_THREADS)
 
 
 def _key(verb: str, location: Location) -> str:

@@ -30,9 +30,15 @@ def run_sweep(sweep: Sweep, base: Recipe) -> list[dict[str, Any]]:
     OUTPUT/best.yaml is the recipe of the best trial, OUTPUT/sweep.png the trials as parallel coordinates.
 
     Raises:
+        HeldError: another driver writes to the output; LeaseLostError: one has taken it over.
         ConfigError: the recipe does not fit its model or corpus, or the cluster not as many trials at a time.
         LaunchError: no trial finished.
     """
+    with storage.hold(sweep.output_uri, "sweep"):
+        return _run(sweep, base)
+
+
+def _run(sweep: Sweep, base: Recipe) -> list[dict[str, Any]]:
     from ray import tune
 
     from longspan.launch.cluster import check_resources, connect
@@ -44,8 +50,11 @@ def run_sweep(sweep: Sweep, base: Recipe) -> list[dict[str, Any]]:
     if base.parallel.launch == "ray":
         check_resources(base, at_once, "max_concurrent")
 
+    call = storage.carried(run_trial)
+
     def trial(values: dict[str, Any]) -> dict[str, Any]:
-        return run_trial(sweep, base, values)
+        found: dict[str, Any] = call(sweep, base, values)
+        return found
 
     with tempfile.TemporaryDirectory(prefix="longspan-tune-") as directory:
         results = tune.Tuner(
