@@ -15,13 +15,16 @@ import pytest
 
 from longspan import storage
 from longspan.config.recipe import Recipe
-from longspan.errors import ConfigError, DataError
+from longspan.errors import ConfigError, DataError, LeaseLostError
 from longspan.feed.local import local_feed
 from longspan.feed.source import feed_spec, group_indices
 from longspan.launch.run import train
 from longspan.launch.stage import stage_run
 from longspan.observe.metrics import read_metrics
+from longspan.storage.lease import acquire
+from longspan.uri import parse
 from tests.feed.comparing import assert_all_same
+from tests.leases import someone
 from tests.s3 import Fault, FaultProxy
 from tests.tiny import tiny_recipe
 
@@ -100,6 +103,34 @@ def test_two_workers_that_share_each_sample_go_on_after_a_worker_is_killed(
     assert summary["finished"]
     assert_same_run(read_metrics(str(run)), reference)
     assert (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_workers_of_a_driver_that_was_taken_over_write_nothing_more(
+    ray_cluster: None, s3_material: str, tmp_path: Path, place: str
+) -> None:
+    run = str(tmp_path / "run") if place == "local" else storage.join(s3_material, "run")
+    left: list[dict[str, bytes]] = []
+
+    def contents() -> dict[str, bytes]:
+        return {name: storage.read_bytes(storage.join(run, name)) for name in storage.list_files(run)}
+
+    def take_over() -> None:
+        while not any(name.endswith("COMMIT.json") for name in storage.list_files(run)):
+            time.sleep(0.02)
+        acquire(parse(run), someone(), take_over=True, wait=lambda _: None)
+        time.sleep(2)  # for a write that had begun
+        left.append(contents())
+
+    recipe = recipe_for(s3_material, run, launch="ray", num_workers=2)
+    # As long as it takes: it is never to finish.
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 100_000, "save_every": 1})})
+    other = threading.Thread(target=take_over)
+    other.start()
+    with pytest.raises(LeaseLostError, match="was taken over by 'longspan train"):
+        train(recipe, show_progress=False)
+    other.join()
+    assert contents() == left[0]
 
 
 def test_two_data_parallel_workers_on_an_object_store(

@@ -1,7 +1,6 @@
 """The average itself: exact, streamed, whole or not there, and a model like any other."""
 
 import json
-import os
 import weakref
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from longspan import storage
-from longspan.errors import CheckpointError, ConfigError, StorageError
+from longspan.errors import CheckpointError, ConfigError, HeldError, LeaseLostError, StorageError
 from longspan.merge import merge as module
 from longspan.merge import merge_checkpoints
 from longspan.merge.merge import average, plan_shards
 from longspan.merge.weights import Weights, open_weights
+from longspan.storage.lease import acquire, look, release
+from longspan.uri import parse
+from tests.leases import someone
 from tests.merge.conftest import Edit
 from tests.tiny import FAMILIES, tiny_model_directory
 
@@ -282,20 +284,40 @@ def test_nothing_is_left_of_a_merge_that_fails_midway(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_what_a_killed_merge_left_is_removed_by_the_next_and_a_running_one_s_is_not(
-    pair: tuple[Path, Path], tmp_path: Path
-) -> None:
-    import fcntl
-
-    for name in (".out.dead.partial", ".out.alive.partial", ".other.dead.partial"):
+def test_what_a_killed_merge_left_is_removed_by_the_next(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    for name in (".out.dead.partial", ".other.dead.partial"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model-00001-of-00004.safetensors").write_text("half a model")
-    alive = os.open(tmp_path / ".out.alive.partial", os.O_RDONLY)
-    fcntl.flock(alive, fcntl.LOCK_EX)
     merge_checkpoints(str(pair[0]), str(pair[1]), str(tmp_path / "out"))
-    os.close(alive)
     left = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("."))
-    assert left == [".other.dead.partial", ".out.alive.partial"]
+    assert left == [".other.dead.partial"]
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_two_merges_do_not_mix(pair: tuple[Path, Path], tmp_path: Path, s3_bucket: str, place: str) -> None:
+    output = str(tmp_path / "out") if place == "local" else f"{s3_bucket}/out"
+    lease = acquire(parse(output), someone())
+    with pytest.raises(HeldError, match="out is in use by"):
+        merge_checkpoints(str(pair[0]), str(pair[1]), output)
+    release(lease)
+    merge_checkpoints(str(pair[0]), str(pair[1]), output)
+    assert "config.json" in storage.list_files(output)
+
+
+def test_a_merge_that_was_taken_over_puts_nothing_there(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path / "out")
+
+    def intrude(*arguments: Any) -> torch.Tensor:
+        if look(parse(output)).generation == 1:  # type: ignore[union-attr]
+            acquire(parse(output), someone(), take_over=True, wait=lambda _: None)
+        return average(*arguments)
+
+    monkeypatch.setattr(module, "average", intrude)
+    with pytest.raises(LeaseLostError):
+        merge_checkpoints(str(pair[0]), str(pair[1]), output)
+    assert storage.list_files(output) == []
 
 
 def test_an_output_that_cannot_be_made_is_named(pair: tuple[Path, Path], tmp_path: Path) -> None:

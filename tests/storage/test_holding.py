@@ -18,7 +18,7 @@ from longspan.errors import HeldError, LaunchError, LeaseLostError
 from longspan.storage import holding
 from longspan.storage.lease import acquire, new_holder, release
 from longspan.uri import parse
-from tests.storage.test_lease import dead, everything, someone
+from tests.leases import dead, everything, someone
 
 
 def take_over(root: str) -> None:

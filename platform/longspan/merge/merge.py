@@ -59,6 +59,7 @@ def merge_checkpoints(
         {a, b, output, weight, rope, vocabulary (None where both are alike), dtype, tensors, parameters, bytes, files}.
 
     Raises:
+        HeldError: another driver writes to the output; LeaseLostError: one has taken it over.
         ConfigError: an argument out of range, an output that is not empty, RoPE settings that differ without `rope`, or
             vocabularies that differ without `vocabulary`.
         CheckpointError: the two cannot be averaged (see `merge.compatible`), one is incomplete or not safetensors, or a
@@ -66,6 +67,20 @@ def merge_checkpoints(
         StorageError: something cannot be read or written.
     """
     _check_arguments(weight, rope, vocabulary, dtype)
+    with storage.hold(output, "merge"):
+        return _merge(a, b, output, weight, rope, vocabulary, dtype, shard_bytes)
+
+
+def _merge(
+    a: str,
+    b: str,
+    output: str,
+    weight: float,
+    rope: str | None,
+    vocabulary: str | None,
+    dtype: str | None,
+    shard_bytes: int,
+) -> dict[str, Any]:
     check_free(output)
     directories = (_directory("a", a), _directory("b", b))
     configs = (compatible.read_config("a", directories[0]), compatible.read_config("b", directories[1]))

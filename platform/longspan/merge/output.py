@@ -1,10 +1,10 @@
-"""A directory that appears whole or not at all: written beside its place and renamed, or uploaded in order.
+"""A model directory that appears at the end: written beside its place and moved in, or uploaded in order.
 
-What `merge` writes its model into. Nothing opens a model directory without config.json, which goes last, so an upload
-that is cut short is no model.
+What `merge` writes its model into, which it holds (`storage.hold`). Nothing opens a model directory without
+config.json, which goes last, so one that is cut short is no model.
 """
 
-import fcntl
+import errno
 import glob
 import os
 import shutil
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from longspan import storage
 from longspan.errors import ConfigError, StorageError
+from longspan.uri import LEASE_FOLDER
 
 _PARTIAL = ".partial"
 Put = Callable[[str, Callable[[Path], None]], None]
@@ -26,7 +27,7 @@ def check_free(output: str) -> None:
     taken = storage.exists(output)
     if not taken and not storage.is_remote(output):
         path = Path(storage.absolute(output))
-        taken = path.is_dir() and any(path.iterdir())
+        taken = path.is_dir() and any(entry.name != LEASE_FOLDER for entry in path.iterdir())
     if taken:
         raise ConfigError(f"output: {output} exists and is not empty; give another one or remove it first")
 
@@ -49,47 +50,30 @@ def _local_directory(output: str) -> Iterator[Put]:
     target = Path(storage.absolute(output))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target)
+        # What merges that were killed have left, as large as a model each: no other merge has the lease.
+        for path in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
+            shutil.rmtree(path, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
     except OSError as error:
         raise StorageError(f"cannot write {target} ({error.strerror or error})") from None
-    held = _lock(temporary)
     try:
         yield lambda name, write: _write(write, temporary / name, f"{target}/{name}")
-        # mkdtemp makes it private; the result is as open as any other directory of this user.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o777 & ~mask)
+        storage.check_lease(output)
         try:
-            os.rename(temporary, target)
+            _move_in(temporary, target)
         except OSError as error:
             raise StorageError(f"cannot put the result at {target} ({error.strerror or error})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if held is not None:
-            os.close(held)
 
 
-def _remove_abandoned(target: Path) -> None:
-    """Remove what merges into `target` that were killed have left beside it, as large as a model each."""
-    for path in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
-        held = _lock(path)
-        if held is not None:
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(held)
-
-
-def _lock(directory: Path) -> int | None:
-    """A descriptor that locks the directory until it is closed or its process ends; None where another has it, or where
-    the file system has no locks.
-    """
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+def _move_in(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    if any(entry.name != LEASE_FOLDER for entry in target.iterdir()):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+    names = sorted(os.listdir(source), key=lambda name: (name == "config.json", name))
+    for name in names:
+        os.rename(source / name, target / name)
 
 
 @contextmanager
