@@ -25,9 +25,9 @@ def recipe(make: MakeRecipe, tmp_path: Path) -> Path:
     return file
 
 
-def start(*command: str) -> Process:
+def start(*command: str, expiry_s: float = 1000) -> Process:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "platform")])
-    environment = {**os.environ, "PYTHONPATH": paths, "LONGSPAN_LEASE_EXPIRY_S": "40"}
+    environment = {**os.environ, "PYTHONPATH": paths, "LONGSPAN_LEASE_EXPIRY_S": str(expiry_s)}
     return subprocess.Popen(
         [sys.executable, "-m", *command],
         env=environment,
@@ -37,9 +37,9 @@ def start(*command: str) -> Process:
     )
 
 
-def halted(recipe: Path, step: int) -> Process:
+def halted(recipe: Path, step: int, expiry_s: float = 1000) -> Process:
     """A driver that stands still in the middle of its run."""
-    first = start("tests.launch.halting_run", str(step), "train", str(recipe))
+    first = start("tests.launch.halting_run", str(step), "train", str(recipe), expiry_s=expiry_s)
     _, status = os.waitpid(first.pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status)
     return first
@@ -76,7 +76,7 @@ def test_the_second_is_refused_and_the_first_finishes_untouched(recipe: Path, tm
 
 
 def test_who_is_taken_over_writes_nothing_more(recipe: Path, tmp_path: Path) -> None:
-    first = halted(recipe, 3)
+    first = halted(recipe, 3, expiry_s=4)  # a quarter of which is waited for
     second = start("longspan.cli", "train", str(recipe), "--take-over")
     output, errors = second.communicate()
     assert second.returncode == 0, errors
