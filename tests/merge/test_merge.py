@@ -1,6 +1,7 @@
 """The average itself: exact, streamed, whole or not there, and a model like any other."""
 
 import json
+import os
 import weakref
 from pathlib import Path
 from typing import Any
