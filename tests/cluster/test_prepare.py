@@ -108,3 +108,19 @@ def test_what_is_wrong_with_a_text_is_raised_as_itself(ray_cluster: None, texts:
     with pytest.raises(DataError, match=r"^/.*/bad\.jsonl, line 2: no field 'text'; it has \['body'\]"):
         prepare_corpus(config(str(texts), str(tmp_path / "ray"), **changes), workers=2)
     assert not (tmp_path / "ray" / "manifest.json").exists()
+
+
+def test_bad_rows_are_counted_alike_and_held_to_their_share(ray_cluster: None, texts: Path, tmp_path: Path) -> None:
+    lines = [f'{{"text": "line {number} of some"}}\n' for number in range(2000)]
+    lines[100] = lines[1500] = '{"text": "x\n'
+    (tmp_path / "bad.jsonl").write_text("".join(lines))
+    prepare(config(str(texts), str(tmp_path / "made")))
+    source = {"type": "jsonl", "name": "lines", "paths": [str(tmp_path / "bad.jsonl")], "on_bad": "skip"}
+    changes = {"sources": [source], "tokenizer": {"path": str(tmp_path / "made" / "tokenizer")}}
+    expected = prepare(config(str(texts), str(tmp_path / "here"), **changes))
+    assert expected.sources["lines"].left_out == {"not JSON": 2}
+    assert prepare_corpus(config(str(texts), str(tmp_path / "ray"), **changes), workers=2) == expected
+    assert contents(str(tmp_path / "ray")) == contents(str(tmp_path / "here"))
+    changes["sources"] = [{**source, "max_bad_share": 0.0005}]
+    with pytest.raises(DataError, match=r"^source lines: 2 of the first [\d,]+ rows are bad \(2 not JSON\)"):
+        prepare_corpus(config(str(texts), str(tmp_path / "strict"), **changes), workers=2)

@@ -14,11 +14,12 @@ import pytest
 from longspan import storage
 from longspan.config.corpus import Corpus, InterleavedSource
 from longspan.corpus.chat import ChatFormat, chat_document
+from longspan.corpus.encoding import encode
 from longspan.corpus.manifest import Manifest
 from longspan.corpus.prepare import DoUnit, prepare
 from longspan.corpus.synthesis.interleave import fill_windows, interleave, shuffle_chunks, token_indices
 from longspan.corpus.synthesis.synl import SynlSettings, synl_document
-from longspan.corpus.tokenizer import encode, open_tokenizer
+from longspan.corpus.tokenizer import open_tokenizer
 from longspan.corpus.units import Unit, list_units
 from longspan.corpus.work import UnitResult
 from longspan.errors import ConfigError, DataError

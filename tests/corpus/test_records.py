@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 
 from longspan import storage
+from longspan.corpus.bad_rows import Tally
 from longspan.corpus.records import UnitRecord, read_record, record_name, write_record
 from longspan.corpus.writer import Document, write_shards
 from longspan.errors import DataError
+
+TALLY = Tally(rows=9, left_out={"short": 2, "not JSON": 1}, first=["a.jsonl, line 3: not valid JSON"])
 
 
 def record(folder: Path, *lengths: int) -> UnitRecord:
     documents = [Document(np.arange(length, dtype=np.uint32)) for length in lengths]
     shards = list(write_shards(str(folder), "a", "a-00000", documents, 100, 40))
-    return UnitRecord(shards, 3, np.array([0, 7]), np.array([2**40, 1]))
+    return UnitRecord(shards, TALLY, np.array([0, 7]), np.array([2**40, 1]))
 
 
 @pytest.mark.parametrize("lengths", [(), (30,), (30, 90, 20, 5, 100)])
@@ -24,7 +27,7 @@ def test_comes_back_as_it_was(tmp_path: Path, lengths: tuple[int, ...]) -> None:
     assert name == "units/a-00000.0f.npz"
     write_record(str(tmp_path), name, written)
     found = read_record(str(tmp_path), name)
-    assert found.skipped == 3
+    assert found.tally == TALLY
     assert (found.token_ids.tolist(), found.token_counts.tolist()) == ([0, 7], [2**40, 1])
     assert len(found.shards) == len(written.shards)
     for one, two in zip(found.shards, written.shards, strict=True):

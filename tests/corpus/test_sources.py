@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from longspan import storage
 from longspan.config.corpus import JsonlSource, TextSource
 from longspan.corpus import units
+from longspan.corpus.bad_rows import BadRowError, Tally
 from longspan.corpus.listing import find_files
 from longspan.corpus.sources import read_texts
 from longspan.corpus.units import Piece
@@ -29,7 +30,12 @@ def jsonl_source(*paths: str | Path) -> JsonlSource:
 
 
 def read_all(source: TextSource | JsonlSource, unit_bytes: int = 1 << 20) -> list[str]:
-    return list(read_texts(source, list(units._pieces(source, find_files(source, "sources.0"), unit_bytes))))
+    """Raises what a preparation raises that refuses bad rows."""
+    return list(Tally(source).good(read_pieces(source, unit_bytes)))
+
+
+def read_pieces(source: TextSource | JsonlSource, unit_bytes: int = 1 << 20) -> Iterator[str | BadRowError]:
+    return read_texts(source, list(units._pieces(source, find_files(source, "sources.0"), unit_bytes)))
 
 
 def read_jsonl(path: Path, unit_bytes: int = 1 << 20) -> list[str]:

@@ -8,11 +8,10 @@ import pytest
 
 from longspan import storage
 from longspan.config.corpus import Tokenizer
+from longspan.corpus.encoding import encode, encode_with_offsets
 from longspan.corpus.synthesis.needles import NeedleVocabulary
 from longspan.corpus.tokenizer import (
     copy_tokenizer,
-    encode,
-    encode_with_offsets,
     load_tokenizer,
     needle_vocabulary,
     open_tokenizer,
@@ -54,9 +53,9 @@ def test_special_marks_in_a_text_stay_text(tokenizer: Any) -> None:
 def test_texts_are_encoded_in_order_over_batches(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [sentences(i, i % 4) for i in range(20)]
     expected = [ids.tolist() for ids in encode(tokenizer, texts)]
-    monkeypatch.setattr("longspan.corpus.tokenizer._BATCH_TEXTS", 3)
+    monkeypatch.setattr("longspan.corpus.encoding._BATCH_TEXTS", 3)
     assert [ids.tolist() for ids in encode(tokenizer, texts)] == expected
-    monkeypatch.setattr("longspan.corpus.tokenizer._BATCH_CHARACTERS", 40)
+    monkeypatch.setattr("longspan.corpus.encoding._BATCH_CHARACTERS", 40)
     assert [ids.tolist() for ids in encode(tokenizer, texts)] == expected
     assert [tokenizer.decode(ids) for ids in expected] == texts
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from longspan.config.corpus import InterleavedSource, Tokenizer
+from longspan.corpus.encoding import encode
 from longspan.corpus.prepare import prepare
 from longspan.corpus.synthesis.interleave import fill_windows
 from longspan.corpus.synthesis.needles import NeedleVocabulary
-from longspan.corpus.tokenizer import encode, open_tokenizer, train_tokenizer
+from longspan.corpus.tokenizer import open_tokenizer, train_tokenizer
 from longspan.corpus.windows import NAME_TOKENS, open_knots, text_of_windows, window_document, window_rng
 from longspan.corpus.writer import Document
 from longspan.errors import ConfigError

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from longspan.config.corpus import Tokenizer
+from longspan.corpus.encoding import encode
 from longspan.corpus.manifest import Manifest
-from longspan.corpus.tokenizer import encode, open_tokenizer, store_tokenizer, train_tokenizer
+from longspan.corpus.tokenizer import open_tokenizer, store_tokenizer, train_tokenizer
 from longspan.feed.segments import segment_ends
 from longspan.positions import LongRecipe, PoSE, segment_starts
 from tests.corpus_files import random_documents, write_corpus

@@ -50,46 +50,94 @@ class Tokenizer(Section):
         return self
 
 
-class TextSource(Section):
-    type: Literal["text"] = "text"
+class FileSection(Section):
+    """What all sources that are read from files have in common."""
+
     name: SourceName
     """What mixes and reports call it; also part of its shards' names."""
     paths: list[Place]
-    """Files, folders (searched for `pattern`) or s3:// prefixes; one file is one document."""
+    """Files, or folders and s3:// prefixes that are searched for the names of the source's type, or for `pattern`."""
+    pattern: str | None = None
+    """Which files of a folder are taken: compared with a file's name and with its path below the folder. Hidden files
+    are passed over. By default the names of the source's type.
+    """
+    anonymous: bool = False
+    """The paths are in public S3 buckets: read them without credentials (s3://anonymous@bucket/... is the same)."""
+    on_bad: Literal["refuse", "skip"] = "refuse"
+    """What becomes of a row that cannot be a document (not JSON, not UTF-8, without its field, over-long, a
+    conversation that the template refuses): `refuse` ends the preparation and names it, `skip` leaves it out and counts
+    it by kind. A file that is damaged as a whole is always refused.
+    """
+    max_bad_share: Fraction = 0.01
+    """`skip`: share of bad rows at most, of the rows so far from the thousandth on, and of all at the end."""
+    max_document_bytes: PositiveInt = 256 << 20
+    """A longer file of text, line or row is bad (over-long). It bounds the memory of a worker."""
+
+    @property
+    def allowed_bad_share(self) -> float:
+        """Share of rows that may be bad."""
+        return self.max_bad_share if self.on_bad == "skip" else 0.0
+
+    @model_validator(mode="after")
+    def _limit_fits(self) -> "FileSection":
+        if self.on_bad == "refuse" and self.max_bad_share != type(self).model_fields["max_bad_share"].default:
+            raise ValueError("'max_bad_share' has no meaning for on_bad 'refuse', which allows none; set on_bad: skip")
+        return self
+
+
+class TextualSection(FileSection):
+    """What all sources of texts have in common."""
+
+    added_tokens: Literal["ids", "text"] = "ids"
+    """What a text's "<think>" becomes where the tokenizer has it as an added token that is not special: its id, as when
+    the model is used, or the ids of its letters, so that no text can write a mark. Special tokens in texts are always
+    text; added tokens of spaces and line ends are always ids.
+    """
+
+
+class LinesSection(FileSection):
+    """What all sources of JSON lines have in common."""
+
+    zst_window_bytes: PositiveInt = 128 << 20
+    """Memory for the window of a .zst file at most, in each worker. `zstd --long=31` needs 2147483648."""
+
+
+class TextSource(TextualSection):
+    """Files of text; one file is one document."""
+
+    type: Literal["text"] = "text"
     pattern: str = "*"
-    """Compared with a file's name and with its path below the folder; hidden files are passed over."""
+    """Which files of a folder are taken: compared with a file's name and with its path below the folder. Hidden files
+    are passed over.
+    """
     max_bytes: PositiveInt | None = None
     """Stop after this many bytes of text, whole files only."""
 
 
-class JsonlSource(Section):
+class JsonlSource(TextualSection, LinesSection):
+    """JSON lines; one line is one document. In folders *.jsonl, *.ndjson, *.json.gz, *.json.zst and the first two with
+    .gz or .zst.
+    """
+
     type: Literal["jsonl"]
-    name: SourceName
-    """What mixes and reports call it; also part of its shards' names."""
-    paths: list[Place]
-    """Files, or folders and s3:// prefixes searched for *.jsonl, *.jsonl.gz, *.jsonl.zst; one line is one document."""
     text_field: str = "text"
     """The field of each line that holds the text."""
 
 
-class ParquetSource(Section):
+class ParquetSource(TextualSection):
+    """Parquet; one row is one document. In folders *.parquet."""
+
     type: Literal["parquet"]
-    name: SourceName
-    """What mixes and reports call it; also part of its shards' names."""
-    paths: list[Place]
-    """Files, or folders and s3:// prefixes searched for *.parquet; one row is one document."""
     text_field: str = "text"
     """The column that holds the text."""
 
 
-class ArrowSource(Section):
-    type: Literal["arrow"]
-    name: SourceName
-    """What mixes and reports call it; also part of its shards' names."""
-    paths: list[Place]
-    """Folders that Hugging Face datasets' `save_to_disk` wrote, files, or folders and s3:// prefixes searched for
-    *.arrow and *.feather (cache-*.arrow aside); one row is one document.
+class ArrowSource(TextualSection):
+    """Arrow; one row is one document. Folders that Hugging Face datasets' `save_to_disk` wrote, which say themselves
+    which files they are made of; in others *.arrow and *.feather, cache-*.arrow aside.
     """
+
+    type: Literal["arrow"]
     text_field: str = "text"
     """The column that holds the text."""
     split: str | None = None
@@ -236,20 +284,17 @@ class InterleavedSource(Section):
         return self
 
 
-class ChatSource(Section):
+class ChatSource(LinesSection):
     """Conversations in the tokenizer's chat template; loss on what the assistant writes, the end of its turn included.
 
     The template writes bos and eos; `tokenizer.add_bos` and `add_eos` do not apply. A conversation without an answer,
-    or without one that fits, is left out and counted.
+    or without one that fits, is left out and counted. Messages reach the template whole (tool_calls, name,
+    reasoning_content, ...). Where the template writes earlier turns in another way once others follow, as those do that
+    drop earlier reasoning, the conversation becomes several documents: each answer is trained once, behind what the
+    model is given for it. In folders the names of JSON lines (`jsonl`) and *.parquet.
     """
 
     type: Literal["chat"]
-    name: SourceName
-    """What mixes and reports call it; also part of its shards' names."""
-    paths: list[Place]
-    """Files, or folders and s3:// prefixes searched for *.jsonl, *.jsonl.gz, *.jsonl.zst and *.parquet; one line or row
-    is one conversation.
-    """
     template: str | None = None
     """Text of a Jinja template in place of the tokenizer's own."""
     messages_field: str = "messages"
@@ -262,8 +307,14 @@ class ChatSource(Section):
     """Of a record without messages."""
     response_field: str = "response"
     """Of a record without messages."""
+    tools_field: str = "tools"
+    """Of a record: the tools that the assistant may call, a list or its JSON text."""
     system: str | None = None
     """System message of conversations that have none."""
+    ignore: list[str] = Field(default_factory=list)
+    """Keys of messages, and of records `tools_field`, that are left out. Without it a conversation is bad where the
+    template drops tool calls, tools or reasoning.
+    """
     values: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """More variables of the template, for example {enable_thinking: false}."""
     max_tokens: PositiveInt | None = None

@@ -1,5 +1,7 @@
 """Texts and records in Parquet and Arrow files, a batch of rows at a time; whatever is wrong names file and row.
 
+A row that is wrong comes as a `BadRowError` in its place; a file that is wrong is a DataError.
+
 Called by `sources` for the documents and by `units` for the sizes of row groups.
 """
 
@@ -9,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from longspan import storage
+from longspan.corpus.bad_rows import NOT_TEXT, NOT_UTF8, OVERLONG, BadRowError
 from longspan.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,11 +42,11 @@ def row_group_bytes(file: str, text_field: str | None) -> list[int]:
         return [metadata.row_group(i).column(column).total_uncompressed_size for i in range(metadata.num_row_groups)]
 
 
-def parquet_texts(file: str, text_field: str, begin: int, end: int) -> Iterator[str]:
-    """The texts in row groups [begin, end) of a Parquet file.
+def parquet_texts(file: str, text_field: str, begin: int, end: int, max_bytes: int) -> Iterator[str | BadRowError]:
+    """The texts in row groups [begin, end) of a Parquet file; a bad row is one that is null, not UTF-8 or too long.
 
     Raises:
-        DataError: the file is damaged, the column is missing or not text, or a text is null or not UTF-8.
+        DataError: the file is damaged, or the column is missing or not text.
         StorageError: it could not be read.
     """
     import pyarrow.parquet as pq
@@ -54,21 +57,25 @@ def parquet_texts(file: str, text_field: str, begin: int, end: int) -> Iterator[
         row = sum(parquet.metadata.row_group(i).num_rows for i in range(begin))
         groups = list(range(begin, end))
         for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[text_field], use_threads=False):
-            yield from _texts(batch.column(0), text_field, file, row)
+            yield from _texts(batch.column(0), text_field, file, row, max_bytes)
             row += batch.num_rows
 
 
-def parquet_records(file: str, fields: Collection[str], begin: int, end: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def parquet_records(
+    file: str, fields: Collection[str], begin: int, end: int, max_bytes: int
+) -> Iterator[tuple[str, dict[str, Any]] | BadRowError]:
     """The rows in row groups [begin, end) of a Parquet file as records, each with its place ("FILE, row N").
+
+    Nulls in objects are left out: Parquet has them for every key that only another row has.
 
     Args:
         fields: columns to read, those that there are; if there is none of them, all.
+        max_bytes: of a row; a longer one is bad, as is one that is not UTF-8.
 
     Raises:
-        DataError: the file is damaged, or a text is not UTF-8.
+        DataError: the file is damaged.
         StorageError: it could not be read.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with storage.open_input(file) as stream, _damage(file, "Parquet"):
@@ -77,18 +84,39 @@ def parquet_records(file: str, fields: Collection[str], begin: int, end: int) ->
         row = sum(parquet.metadata.row_group(i).num_rows for i in range(begin))
         groups = list(range(begin, end))
         for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
-            try:
-                batch.validate(full=True)
-            except pa.ArrowInvalid as error:
-                rows = f"rows {row} to {row + batch.num_rows - 1}"
-                raise DataError(f"{file}, {rows}: not UTF-8 text ({_line(error)})") from None
-            for number, record in enumerate(batch.to_pylist(), start=row):
-                yield f"{file}, row {number}", record
+            yield from _records(batch, file, row, max_bytes)
             row += batch.num_rows
 
 
-def arrow_texts(file: str, text_field: str) -> Iterator[str]:
-    """The texts of an Arrow IPC stream (as `save_to_disk` writes) or file (.feather). Raises as `parquet_texts`."""
+def _records(
+    batch: "pa.RecordBatch", file: str, first_row: int, max_bytes: int
+) -> Iterator[tuple[str, dict[str, Any]] | BadRowError]:
+    import pyarrow as pa
+
+    is_good = batch.nbytes <= max_bytes and not _not_utf8(batch)
+    records = batch.to_pylist() if is_good else [None] * batch.num_rows
+    for number, record in enumerate(records):
+        where = f"{file}, row {first_row + number}"
+        if record is None:
+            one = batch.take(pa.array([number]))  # a slice would be checked with all rows of its lists
+            if one.nbytes > max_bytes:
+                yield _overlong(where, one.nbytes, max_bytes)
+                continue
+            if reason := _not_utf8(one):
+                yield BadRowError(NOT_UTF8, f"{where}: not UTF-8 text ({reason})")
+                continue
+            record = one.to_pylist()[0]
+        yield where, _without_nulls(record)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def arrow_texts(file: str, text_field: str, max_bytes: int) -> Iterator[str | BadRowError]:
+    """The texts of an Arrow IPC stream (as `save_to_disk` writes) or file (.feather), as `parquet_texts`."""
     import pyarrow as pa
 
     with storage.open_input(file) as raw, _damage(file, "Arrow"):
@@ -105,7 +133,8 @@ def arrow_texts(file: str, text_field: str) -> Iterator[str]:
         row = 0
         for batch in _batches(stream, is_file, options):
             for begin in range(0, batch.num_rows, _BATCH_ROWS):
-                yield from _texts(batch.column(0).slice(begin, _BATCH_ROWS), text_field, file, row + begin)
+                rows = batch.column(0).slice(begin, _BATCH_ROWS)
+                yield from _texts(rows, text_field, file, row + begin, max_bytes)
             row += batch.num_rows
 
 
@@ -145,21 +174,46 @@ def _is_text(kind: "pa.DataType") -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _texts(column: "pa.Array", text_field: str, file: str, first_row: int) -> list[str]:
+def _texts(
+    column: "pa.Array", text_field: str, file: str, first_row: int, max_bytes: int
+) -> Iterator[str | BadRowError]:
     """The texts of some rows; the whole column is checked first: Arrow believes offsets and text as they come."""
     import pyarrow as pa
 
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid as error:
-        rows = f"rows {first_row} to {first_row + len(column) - 1}"
-        raise DataError(f"{file}, {rows}: column '{text_field}' is not UTF-8 text ({_line(error)})") from None
+    is_good = not _not_utf8(column)
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if column.null_count:
-        row = first_row + column.is_null().to_pylist().index(True)
-        raise DataError(f"{file}, row {row}: '{text_field}' is null; leave such rows out")
-    return cast(list[str], column.to_pylist())
+        column = column.dictionary.take(column.indices)
+    if is_good and not column.null_count and column.nbytes <= max_bytes:
+        yield from column.to_pylist()
+        return
+    for number in range(len(column)):
+        where = f"{file}, row {first_row + number}"
+        one = column.slice(number, 1)
+        if one.null_count:
+            yield BadRowError(NOT_TEXT, f"{where}: '{text_field}' is null; leave such rows out, or set on_bad: skip")
+        elif (num_bytes := one[0].as_buffer().size) > max_bytes:
+            yield _overlong(where, num_bytes, max_bytes)
+        elif reason := _not_utf8(one):
+            yield BadRowError(NOT_UTF8, f"{where}: '{text_field}' is not UTF-8 text ({reason})")
+        else:
+            yield one[0].as_py()
+
+
+def _not_utf8(values: "pa.Array | pa.RecordBatch") -> str:
+    """Why the values are no text, "" if they are. Raises ArrowInvalid for values that are damaged in another way."""
+    import pyarrow as pa
+
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if "UTF8" not in str(error):
+            raise
+        return _line(error)
+    return ""
+
+
+def _overlong(where: str, num_bytes: int, max_bytes: int) -> BadRowError:
+    return BadRowError(OVERLONG, f"{where}: {num_bytes} bytes, more than max_document_bytes {max_bytes}")
 
 
 @contextmanager

@@ -5,7 +5,8 @@ a corpus; then the records go.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longspan import storage
-from longspan.config.corpus import ChatSource
+from longspan.config.corpus import ChatSource, FileSection
+from longspan.corpus.bad_rows import LimitWatch, Tally, added, limit_error
 from longspan.corpus.chunks import chunks_bytes
 from longspan.corpus.documents import NEEDLE_TEXT_TOKENS, Job
 from longspan.corpus.index import index_bytes
@@ -63,7 +65,7 @@ def combine(
     output = job.corpus.output
     sources: dict[str, _Source] = {}
     for name, own in units.items():
-        sources[name] = _source(job, name, own)
+        sources[name] = _source(job, name, own, say)
         info, shards, _ = sources[name]
         say(f"{name}: {info.documents:,} documents, {info.tokens:,} tokens, {len(shards):,} shards")
     shards = [shard for source in sources.values() for shard in source.shards]
@@ -106,9 +108,9 @@ def text_shards(job: Job, units: Sequence[Unit], num_tokens: int | None = None) 
     """
     shards: list[WrittenShard] = []
     room = math.inf if num_tokens is None else num_tokens
-    skipped = 0
-    for record in _records(job, units):
-        skipped += record.skipped
+    left_out: Counter[str] = Counter()
+    for record in records_of(job, units):
+        left_out.update(record.tally.left_out)
         for shard in record.shards:
             if room > 0:
                 shards.append(shard)
@@ -116,7 +118,7 @@ def text_shards(job: Job, units: Sequence[Unit], num_tokens: int | None = None) 
         if room <= 0:
             break
     if not shards:
-        raise _no_documents(job, units[0].source, skipped)
+        raise _no_documents(job, units[0].source, left_out)
     return shards
 
 
@@ -143,32 +145,53 @@ def token_counts_bytes(counts: dict[str, NDArray[np.int64]]) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _source(job: Job, name: str, units: Sequence[Unit]) -> _Source:
+def check_bad_rows(job: Job, name: str, tallies: Sequence[Tally]) -> None:
+    """Raises DataError where the first units of a file source have more bad rows than it allows.
+
+    Args:
+        tallies: of its first units in order, or of all.
+    """
+    source = next(source for source in job.corpus.sources if source.name == name)
+    if not isinstance(source, FileSection):
+        return
+    names = [str(number) for number in range(len(tallies))]
+    watch = LimitWatch(source, names)
+    for name, tally in zip(names, tallies, strict=True):
+        if num_units := watch.add(name, tally.rows, tally.bad):
+            raise limit_error(source, tallies[:num_units])
+
+
+def _source(job: Job, name: str, units: Sequence[Unit], say: Callable[[str], None]) -> _Source:
     shards: list[WrittenShard] = []
     token_counts = np.zeros(job.tokenizer.vocab_size, np.int64)
-    skipped = 0
-    for record in _records(job, units):
+    tallies: list[Tally] = []
+    for record in records_of(job, units):
         shards.extend(record.shards)
         token_counts[record.token_ids] += record.token_counts
-        skipped += record.skipped
+        tallies.append(record.tally)
+    check_bad_rows(job, name, tallies)
+    tally = added(tallies)
     if not shards:
-        raise _no_documents(job, name, skipped)
-    return _Source(_info(np.concatenate([shard.length for shard in shards]), skipped), shards, token_counts)
+        raise _no_documents(job, name, tally.left_out)
+    if tally.bad:
+        say(f"{name}: {tally.bad:,} of {tally.rows:,} rows are bad and left out. First: {'; '.join(tally.first)}")
+    return _Source(_info(np.concatenate([shard.length for shard in shards]), tally.left_out), shards, token_counts)
 
 
-def _info(length: NDArray[np.int32], skipped: int) -> SourceInfo:
+def _info(length: NDArray[np.int32], left_out: dict[str, int]) -> SourceInfo:
     buckets, place = np.unique(1 << np.floor(np.log2(length)).astype(np.int64), return_inverse=True)
     tokens = np.bincount(place, weights=length).astype(np.int64)  # exact: float64 counts to 2**53
     return SourceInfo(
         documents=length.size,
         tokens=int(tokens.sum()),
-        skipped=skipped,
+        skipped=sum(left_out.values()),
+        left_out=dict(sorted(left_out.items())),
         length_histogram=dict(zip(buckets.tolist(), np.bincount(place).tolist(), strict=True)),
         token_histogram=dict(zip(buckets.tolist(), tokens.tolist(), strict=True)),
     )
 
 
-def _records(job: Job, units: Sequence[Unit]) -> Iterator[UnitRecord]:
+def records_of(job: Job, units: Sequence[Unit]) -> Iterator[UnitRecord]:
     """The records of the units in order, fetched several at a time."""
     with ThreadPoolExecutor(_RECORDS_AHEAD) as pool:
         for begin in range(0, len(units), _RECORDS_AHEAD):
@@ -176,8 +199,8 @@ def _records(job: Job, units: Sequence[Unit]) -> Iterator[UnitRecord]:
             yield from pool.map(partial(read_record, job.corpus.output), names)
 
 
-def _no_documents(job: Job, name: str, skipped: int) -> DataError:
-    least = job.corpus.min_document_tokens
+def _no_documents(job: Job, name: str, left_out: Mapping[str, int]) -> DataError:
+    least, skipped = job.corpus.min_document_tokens, sum(left_out.values())
     source = next(source for source in job.corpus.sources if source.name == name)
     if isinstance(source, ChatSource):
         room = "" if source.max_tokens is None else f" that fits max_tokens {source.max_tokens}"

@@ -5,7 +5,7 @@ the source's name and the document's number, so it is the same in whichever unit
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -22,14 +22,17 @@ from longspan.config.corpus import (
     SynlSource,
     TextualSource,
 )
-from longspan.corpus.chat import ChatFormat, chat_document
+from longspan.corpus.bad_rows import NO_ANSWER, SHORT, BadRowError, Tally
+from longspan.corpus.chat import chat_documents
+from longspan.corpus.encoding import encode, encode_with_offsets
 from longspan.corpus.manifest import ShardInfo, TokenizerInfo, read_verified
+from longspan.corpus.messages import ChatFormat
 from longspan.corpus.sources import read_records, read_texts
 from longspan.corpus.synthesis.interleave import fill_windows
 from longspan.corpus.synthesis.needle_tasks import task_document
 from longspan.corpus.synthesis.needles import NeedleVocabulary
 from longspan.corpus.synthesis.synl import SynlSettings, answer_weights, check_room, synl_document
-from longspan.corpus.tokenizer import encode, encode_with_offsets, open_stored
+from longspan.corpus.tokenizer import open_stored
 from longspan.corpus.units import Unit
 from longspan.corpus.windows import open_knots, text_of_windows, window_document, window_rng
 from longspan.corpus.writer import Document
@@ -61,12 +64,13 @@ class Job:
     pools: dict[str, tuple[ShardInfo, ...]]
 
 
-def unit_documents(job: Job, source: Source, unit: Unit, skipped: list[int]) -> Iterator[Document]:
-    """The unit's documents in order; those that are left out are counted in `skipped[0]`.
+def unit_documents(job: Job, source: Source, unit: Unit, tally: Tally) -> Iterator[Document]:
+    """The unit's documents in order; rows that give none are counted in `tally`.
 
     Raises:
         ConfigError: SynL tables that its lengths have no room for.
-        DataError: a text or conversation that cannot be read, or too little text for needle documents.
+        DataError: a file that is damaged, a bad row where the source refuses them, or too little text for needle
+            documents.
         StorageError: a file could not be read.
     """
     if isinstance(source, NeedleSource):
@@ -76,13 +80,13 @@ def unit_documents(job: Job, source: Source, unit: Unit, skipped: list[int]) -> 
     if isinstance(source, InterleavedSource):
         return _interleaved_documents(job, source, unit)
     if isinstance(source, ChatSource):
-        return _kept(_chat_documents(job, source, unit), skipped)
-    return _kept(_text_documents(job, source, unit), skipped)
+        return _chat_documents(job, source, unit, tally)
+    return _text_documents(job, source, unit, tally)
 
 
 def chat_format(source: ChatSource) -> ChatFormat:
     """The source's settings as `chat` takes them."""
-    return ChatFormat(**source.model_dump(exclude={"type", "name", "paths"}))
+    return ChatFormat(**source.model_dump(include={field.name for field in fields(ChatFormat)}))
 
 
 def num_bos(job: Job) -> int:
@@ -118,32 +122,33 @@ def check_synl(corpus: Corpus, source: SynlSource, tokenizer: "PreTrainedTokeniz
     check_room(_synl_settings(source), key, source.documents, lambda text: frame + _count(tokenizer, text))
 
 
-def _kept(documents: Iterator[Document | None], skipped: list[int]) -> Iterator[Document]:
-    """The documents; those that are left out (None) are counted."""
-    for document in documents:
-        if document is None:
-            skipped[0] += 1
-        else:
-            yield document
-
-
-def _text_documents(job: Job, source: TextualSource, unit: Unit) -> Iterator[Document | None]:
-    """Each text with bos and eos, None where it has too few tokens."""
+def _text_documents(job: Job, source: TextualSource, unit: Unit, tally: Tally) -> Iterator[Document]:
+    """Each text with bos and eos."""
     tokenizer = _tokenizer(job)
     before, after = _frame(job.corpus, tokenizer)
-    for tokens in encode(tokenizer, read_texts(source, unit.pieces)):
+    for tokens in encode(tokenizer, tally.good(read_texts(source, unit.pieces)), source.added_tokens):
         if tokens.size < job.corpus.min_document_tokens:
-            yield None
+            tally.leave_out(SHORT)
         else:
             yield Document(np.concatenate([before, tokens, after]).astype(np.uint32, copy=False))
 
 
-def _chat_documents(job: Job, source: ChatSource, unit: Unit) -> Iterator[Document | None]:
-    """Each conversation as its template frames it, None where there is nothing to learn or it has too few tokens."""
+def _chat_documents(job: Job, source: ChatSource, unit: Unit, tally: Tally) -> Iterator[Document]:
+    """Each conversation as its template frames it, in one document or several."""
     tokenizer, form = _tokenizer(job), chat_format(source)
-    for where, record in read_records(source, unit.pieces):
-        document = chat_document(tokenizer, record, form, where=where)
-        yield None if document is None or document.tokens.size < job.corpus.min_document_tokens else document
+    for where, record in tally.good(read_records(source, unit.pieces, form.record_fields)):
+        try:
+            documents = chat_documents(tokenizer, record, form, where=where)
+        except BadRowError as error:
+            tally.refuse(error)
+            continue
+        if not documents:
+            tally.leave_out(NO_ANSWER)
+        for document in documents:
+            if document.tokens.size < job.corpus.min_document_tokens:
+                tally.leave_out(SHORT)
+            else:
+                yield document
 
 
 def _needle_documents(job: Job, source: NeedleSource, numbers: tuple[int, int]) -> Iterator[Document]:

@@ -12,11 +12,15 @@ from longspan import storage
 from longspan.config.corpus import ArrowSource, ChatSource, FileSource, JsonlSource, ParquetSource, TextSource
 from longspan.errors import ConfigError, DataError
 
+_LINES = (
+    *(f"*.{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".zst")),
+    *("*.json.gz", "*.json.zst"),  # a plain .json is as often one value over many lines
+)
 _NAMES = {
-    JsonlSource: ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst"),
+    JsonlSource: _LINES,
     ParquetSource: ("*.parquet",),
     ArrowSource: ("*.arrow", "*.feather"),
-    ChatSource: ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.parquet"),
+    ChatSource: (*_LINES, "*.parquet"),
 }
 _DATASET_DICT, _DATASET_STATE = "dataset_dict.json", "state.json"
 

@@ -7,7 +7,7 @@ add up, and every file that it lists is compared with its digest when it is read
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -57,11 +57,13 @@ class SourceInfo:
     documents: PositiveInt
     tokens: PositiveInt
     skipped: NonNegativeInt
-    """Documents left out for being shorter than `min_document_tokens`."""
+    """Rows left out."""
     length_histogram: dict[int, int]
     """Documents by bucket."""
     token_histogram: dict[int, int]
     """Tokens by bucket of their document's length."""
+    left_out: dict[str, NonNegativeInt] = field(default_factory=dict)
+    """The rows left out by kind (`bad_rows`); {} where there are none, and in corpora that count them together only."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """Hash of the whole manifest, and through its digests of every token: another one is other data."""
-        return _hash(dataclasses.asdict(self))
+        return _hash(_values(self))
 
     @property
     def source_names(self) -> list[str]:
@@ -144,7 +146,7 @@ class Manifest:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The manifest as the bytes of its file: JSON with sorted scalars on lines of their own, the same every time."""
-    return (json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=True) + "\n").encode()
+    return (json.dumps(_values(manifest), indent=1, ensure_ascii=True) + "\n").encode()
 
 
 def load_manifest(uri: str) -> Manifest:
@@ -219,6 +221,8 @@ def _check_sums(manifest: Manifest, where: str) -> None:
         ):
             if sum(histogram.values()) != count:
                 raise DataError(f"{where}: sources.{name}: the histogram of its {unit} does not add up to {count}")
+        if source.left_out and sum(source.left_out.values()) != source.skipped:
+            raise DataError(f"{where}: sources.{name}: left_out does not add up to skipped {source.skipped}")
     if manifest.index.rows != sum(source.documents for source in manifest.sources.values()):
         raise DataError(f"{where}: index.rows {manifest.index.rows} is not the sum of the sources' documents")
     for shard in manifest.shards:
@@ -231,6 +235,15 @@ def _check_sums(manifest: Manifest, where: str) -> None:
     ids = manifest.sentence_end_ids
     if ids and not 0 <= min(ids) <= max(ids) < manifest.tokenizer.vocab_size:
         raise DataError(f"{where}: sentence_end_ids: outside the vocabulary of {manifest.tokenizer.vocab_size}")
+
+
+def _values(manifest: Manifest) -> dict[str, Any]:
+    """As JSON has it. What older manifests lack is left out where it says nothing: their fingerprints stay."""
+    values = dataclasses.asdict(manifest)
+    for source in values["sources"].values():
+        if not source["left_out"]:
+            del source["left_out"]
+    return values
 
 
 def _hash(value: Any) -> str:

@@ -12,9 +12,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longspan import storage
-from longspan.config.corpus import ChatSource, Corpus, InterleavedSource, NeedleSource, SynlSource, TextualSource
+from longspan.config.corpus import (
+    ChatSource,
+    Corpus,
+    FileSection,
+    InterleavedSource,
+    NeedleSource,
+    SynlSource,
+    TextualSource,
+)
+from longspan.corpus.bad_rows import LimitWatch, Tally, num_bad
 from longspan.corpus.chat import chat_template
-from longspan.corpus.combine import SHARDS_FOLDER, combine, pool_shards, text_shards
+from longspan.corpus.combine import SHARDS_FOLDER, check_bad_rows, combine, pool_shards, records_of, text_shards
 from longspan.corpus.documents import Job, chat_format, check_knots, check_synl, num_bos, windows_of
 from longspan.corpus.manifest import MANIFEST_FILE, Manifest, ShardInfo, TokenizerInfo, load_manifest
 from longspan.corpus.records import UNITS_FOLDER
@@ -42,6 +51,16 @@ RunUnits = Callable[[DoUnit, Sequence[Unit]], Iterable[UnitResult]]
 
 TRAINING_CHARACTERS = 256_000_000
 """A tokenizer is trained on the first texts of every source, this many characters in all and evenly shared."""
+_NOT_CONTENT = ("anonymous", "on_bad", "max_bad_share", "zst_window_bytes")
+"""Settings of sources that decide whether it can be made, and not what it is: they may change between two tries."""
+_ADDED_SETTINGS = {
+    "pattern": None,
+    "added_tokens": "ids",
+    "max_document_bytes": FileSection.model_fields["max_document_bytes"].default,
+    "tools_field": "tools",
+    "ignore": [],
+}
+"""Settings that corpora were once made without, with what they stand for: those corpora are still the same."""
 _STATE_FILE = f"{UNITS_FOLDER}/state.json"
 
 
@@ -145,7 +164,14 @@ def _with_text(job: Job, units: dict[str, list[Unit]], say: Progress) -> tuple[J
 
 def corpus_fingerprint(corpus: Corpus) -> str:
     """Hash of everything in the configuration that decides the corpus's content; where it is written is left out."""
-    return _hash(corpus.model_dump(mode="json", exclude={"output"}))
+    values = corpus.model_dump(mode="json", exclude={"output"})
+    for source in values["sources"]:
+        for name in _NOT_CONTENT:
+            source.pop(name, None)
+        for name, default in _ADDED_SETTINGS.items():
+            if source.get(name, default) == default:
+                source.pop(name, None)
+    return _hash(values)
 
 
 def _already_there(corpus: Corpus, fingerprint: str, say: Progress) -> Manifest:
@@ -155,6 +181,13 @@ def _already_there(corpus: Corpus, fingerprint: str, say: Progress) -> Manifest:
             f"output: {corpus.output} holds a corpus of another configuration (sources {manifest.source_names});"
             " choose another directory, or delete that one"
         )
+    for source in corpus.sources:
+        bad = num_bad(manifest.sources[source.name].left_out)
+        if bad and isinstance(source, FileSection) and source.on_bad == "refuse":
+            raise ConfigError(
+                f"output: {corpus.output} holds this corpus without {bad:,} bad rows of {source.name}, and its on_bad"
+                " is refuse; set on_bad: skip, or choose another directory"
+            )
     storage.delete_tree(storage.join(corpus.output, UNITS_FOLDER))  # in case the last run ended just before it did
     count = manifest.index.rows
     say(f"{corpus.output}: already prepared from this configuration ({count} documents), nothing done")
@@ -215,7 +248,8 @@ def _training_texts(corpus: Corpus, units: dict[str, list[Unit]]) -> Iterator[st
     budget = TRAINING_CHARACTERS // max(len(sources), 1)
     for source in sources:
         used = 0
-        for text in read_texts(source, [piece for unit in units[source.name] for piece in unit.pieces]):
+        pieces = [piece for unit in units[source.name] for piece in unit.pieces]
+        for text in Tally(source).good(read_texts(source, pieces)):
             yield text[: budget - used]
             used += len(text)
             if used >= budget:
@@ -265,7 +299,9 @@ def _run(
     status = status._replace(units=status.units + done, num_bytes=status.num_bytes + skipped_bytes)
     if watch is not None:
         watch(status)
+    check = _watch_bad_rows(job, units, pending)
     for result in run_units(storage.carried(partial(do_unit, job)), pending):
+        check(result)
         status = status._replace(
             units=status.units + 1,
             num_bytes=status.num_bytes + result.num_bytes,
@@ -275,6 +311,25 @@ def _run(
         if watch is not None:
             watch(status)
     return status
+
+
+def _watch_bad_rows(job: Job, units: Sequence[Unit], pending: Sequence[Unit]) -> Callable[[UnitResult], None]:
+    """Takes the result of each unit; raises DataError as soon as a source has more bad rows than it allows."""
+    skipping = {s.name: s for s in job.corpus.sources if isinstance(s, FileSection) and s.on_bad == "skip"}
+    own = {name: [unit for unit in units if unit.source == name] for name in skipping}
+    source_of = {unit.name: unit.source for of_source in own.values() for unit in of_source}
+    watches = {name: LimitWatch(source, [unit.name for unit in own[name]]) for name, source in skipping.items()}
+
+    def check(result: UnitResult) -> None:
+        name = source_of.get(result.unit)
+        if name is not None and (number := watches[name].add(result.unit, result.rows, result.bad)):
+            check_bad_rows(job, name, [record.tally for record in records_of(job, own[name][:number])])
+
+    left = {unit.name for unit in pending}
+    done = [unit for of_source in own.values() for unit in of_source if unit.name not in left]
+    for unit, record in zip(done, records_of(job, done), strict=True):
+        check(UnitResult(0, 0, 0, record.tally.rows, record.tally.bad, unit.name))
+    return check
 
 
 def _hash(value: Any) -> str:

@@ -15,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longspan import storage
+from longspan.corpus.bad_rows import Tally
 from longspan.corpus.chunks import ShardChunks
 from longspan.corpus.manifest import ShardInfo
 from longspan.corpus.writer import WrittenShard
 from longspan.errors import DataError
 
 UNITS_FOLDER = "units"
+RECORD_VERSION = 2
+"""Of what is in a record, and of what a unit makes of its rows: units of another one are done again."""
 
 
 class UnitRecord(NamedTuple):
@@ -28,13 +31,13 @@ class UnitRecord(NamedTuple):
 
     Attributes:
         shards: in order; none if every document was left out.
-        skipped: documents left out for being too short.
+        tally: rows read and left out, without the source.
         token_ids: int64 [num_kinds], the tokens that occur, rising.
         token_counts: int64 [num_kinds], how often each does.
     """
 
     shards: list[WrittenShard]
-    skipped: int
+    tally: Tally
     token_ids: NDArray[np.int64]
     token_counts: NDArray[np.int64]
 
@@ -46,12 +49,13 @@ def record_name(unit: str, fingerprint: str) -> str:
 
 def write_record(output: str, name: str, record: UnitRecord) -> None:
     """Write the record to OUTPUT/NAME. Raises StorageError."""
-    info = json.dumps([dataclasses.asdict(shard.info) for shard in record.shards]).encode()
+    tally = {"rows": record.tally.rows, "left_out": record.tally.left_out, "first": record.tally.first}
+    values = {"shards": [dataclasses.asdict(shard.info) for shard in record.shards], "tally": tally}
+    info = json.dumps(values).encode()
     sink = io.BytesIO()
     np.savez_compressed(
         sink,
         info=np.frombuffer(info, np.uint8),
-        skipped=np.int64(record.skipped),
         token_ids=record.token_ids,
         token_counts=record.token_counts,
         length=_joined([shard.length for shard in record.shards], np.int32),
@@ -74,7 +78,8 @@ def read_record(output: str, name: str) -> UnitRecord:
     try:
         with np.load(io.BytesIO(storage.read_bytes(where)), allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-        infos = [ShardInfo(**info) for info in json.loads(arrays["info"].tobytes())]
+        values = json.loads(arrays["info"].tobytes())
+        infos = [ShardInfo(**info) for info in values["shards"]]
         lengths = np.split(arrays["length"], np.cumsum([info.documents for info in infos], dtype=np.int64))
         chunk_ends = np.cumsum(arrays["num_chunks"])
         chunks = [np.split(arrays[key], chunk_ends) for key in ("chunk_documents", "chunk_tokens", "chunk_digest")]
@@ -83,7 +88,7 @@ def read_record(output: str, name: str) -> UnitRecord:
             # Not strict: what np.split gives behind the last end is empty, and there is nothing else without a shard.
             for info, length, *parts in zip(infos, lengths, *chunks, strict=False)
         ]
-        return UnitRecord(shards, int(arrays["skipped"]), arrays["token_ids"], arrays["token_counts"])
+        return UnitRecord(shards, Tally(**values["tally"]), arrays["token_ids"], arrays["token_counts"])
     except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{where}: damaged ({reason}); delete it and run the same command again") from None

@@ -4,20 +4,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from longspan.corpus.bad_rows import describe
 from longspan.corpus.manifest import Manifest, SourceInfo
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_COLUMNS = ("source", "docs", "tokens", "short", "mean", "median", "by token", "max", "shards")
+_COLUMNS = ("source", "docs", "tokens", "out", "mean", "median", "by token", "max", "shards")
 _CAPTION = (
-    "short: documents left out; lengths in tokens, 1k+ is 1,024 to 2,047; by token: half of all tokens are in documents"
+    "out: rows left out{kinds}; lengths in tokens, 1k+ is 1,024 to 2,047; by token: half of all tokens are in documents"
     " so long or longer"
 )
 
 
 def render_manifest(manifest: Manifest) -> "Table":
-    """One row a source and one of all: documents, tokens, lengths and shards.
+    """One row a source and one of all: documents, tokens, rows left out, lengths and shards.
 
     Medians and the longest document are given as their histogram's bucket. Half of the documents are
     shorter than the median; half of all tokens lie in documents that are shorter than the median by token.
@@ -28,7 +29,7 @@ def render_manifest(manifest: Manifest) -> "Table":
     size = sum(shard.bytes for shard in manifest.shards)
     table = Table(
         title=f"{manifest.index.rows:,} documents, {tokens:,} tokens, {_size(size)} in {len(manifest.shards):,} shards",
-        caption=_CAPTION,
+        caption=_CAPTION.format(kinds=_kinds(manifest)),
     )
     for title in _COLUMNS:
         table.add_column(title, justify="left" if title == "source" else "right", overflow="fold")
@@ -40,6 +41,12 @@ def render_manifest(manifest: Manifest) -> "Table":
         table.add_section()
         table.add_row("all", *_cells(_total(manifest), len(shards)))
     return table
+
+
+def _kinds(manifest: Manifest) -> str:
+    """For example " (web: 12 not JSON, 3 short)"."""
+    told = [f"{name}: {describe(source.left_out)}" for name, source in manifest.sources.items() if source.left_out]
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def _cells(source: SourceInfo, num_shards: int) -> list[str]:

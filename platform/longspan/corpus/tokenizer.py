@@ -6,12 +6,9 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from longspan import storage
 from longspan.config.corpus import Tokenizer
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
 
 DIRECTORY = "tokenizer"
 _SPECIAL = {"bos_token": "<|bos|>", "eos_token": "<|eos|>", "pad_token": "<|pad|>"}
-_BATCH_CHARACTERS, _BATCH_TEXTS = 2_000_000, 512
 _SENTENCE_ENDS = (".", "!", "?", "\n", "\u3002", "\uff01", "\uff1f")
 """Full stop, exclamation and question mark, line end, and the first three in their Chinese and Japanese forms."""
 _TRAILING = " \t\r\"'`)]}\u2019\u201d\u00bb\u300d\u300f"
@@ -160,42 +156,6 @@ def needle_vocabulary(tokenizer: "PreTrainedTokenizerBase") -> NeedleVocabulary 
     return block if in_order else None
 
 
-def encode(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-    """Token ids uint32 [num_tokens] of each text, in order, without added special tokens.
-
-    Marks like "<|eos|>" inside a text stay text: a document cannot end itself.
-    """
-    for batch in _batches(texts):
-        if tokenizer.is_fast:
-            # Straight to the library: transformers' own call makes Python lists of every id, at twice the time or more.
-            encodings = _backend(tokenizer).encode_batch_fast(batch, add_special_tokens=False)
-            yield from (np.array(encoding.ids, dtype=np.uint32) for encoding in encodings)
-        else:
-            encoded = tokenizer(batch, add_special_tokens=False, split_special_tokens=True, verbose=False)
-            yield from (np.array(ids, dtype=np.uint32) for ids in encoded["input_ids"])
-
-
-def encode_with_offsets(
-    tokenizer: "PreTrainedTokenizerBase", text: str
-) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """As `encode`, of one text and with a fast tokenizer only.
-
-    Returns:
-        token ids uint32 [num_tokens], and int64 [num_tokens, 2], characters [begin, end) of each in the text.
-    """
-    encoding = _backend(tokenizer).encode(text, add_special_tokens=False)
-    return np.array(encoding.ids, np.uint32), np.array(encoding.offsets, np.int64).reshape(-1, 2)
-
-
-def _backend(tokenizer: "PreTrainedTokenizerBase") -> Any:
-    """What is below a fast tokenizer, set to take every text whole and as text."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = True
-    return backend
-
-
 def sentence_end_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     """Ids whose text ends a sentence or a line, quotes, brackets and spaces after it aside; rising.
 
@@ -209,16 +169,3 @@ def sentence_end_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     )
     ends = [text.rstrip(_TRAILING).endswith(_SENTENCE_ENDS) for text in texts]
     return tuple(number for number, is_end in enumerate(ends) if is_end and number not in special)
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    characters = 0
-    for text in texts:
-        batch.append(text)
-        characters += len(text)
-        if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_TEXTS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch

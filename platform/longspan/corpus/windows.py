@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longspan.config.corpus import InterleavedSource, KnotMarks
+from longspan.corpus.encoding import encode
 from longspan.corpus.synthesis.interleave import (
     NAME_LENGTH,
     Marks,
@@ -26,7 +27,6 @@ from longspan.corpus.synthesis.interleave import (
     token_indices,
     window_sizes,
 )
-from longspan.corpus.tokenizer import encode
 from longspan.corpus.writer import Document
 from longspan.errors import ConfigError
 

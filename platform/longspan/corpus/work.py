@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from longspan.config.corpus import NeedleSource, Source
+from longspan.config.corpus import InterleavedSource, NeedleSource, Source, SynlSource
+from longspan.corpus.bad_rows import Tally
 from longspan.corpus.documents import Job, unit_documents
-from longspan.corpus.records import UnitRecord, record_name, write_record
+from longspan.corpus.records import RECORD_VERSION, UnitRecord, record_name, write_record
 from longspan.corpus.units import Unit
 from longspan.corpus.writer import Document, write_shards
 
@@ -23,11 +24,14 @@ _COUNTED_AT_ONCE = 1 << 20
 
 
 class UnitResult(NamedTuple):
-    """What one unit came to: documents and tokens written, bytes of input."""
+    """What one unit came to: documents and tokens written, bytes and rows of input, bad rows, and the unit's name."""
 
     documents: int
     tokens: int
     num_bytes: int
+    rows: int = 0
+    bad: int = 0
+    unit: str = ""
 
 
 def unit_record_name(job: Job, unit: Unit) -> str:
@@ -35,6 +39,7 @@ def unit_record_name(job: Job, unit: Unit) -> str:
     source = _source(job, unit)
     pool = job.pools[source.text_source] if isinstance(source, NeedleSource) else ()
     values = [
+        RECORD_VERSION,
         job.fingerprint,
         job.tokenizer.fingerprint,
         asdict(unit),
@@ -50,18 +55,19 @@ def do_unit(job: Job, unit: Unit) -> UnitResult:
         LongspanError: as `documents.unit_documents`, or StorageError: a file could not be written.
     """
     corpus = job.corpus
-    skipped = [0]
-    documents = unit_documents(job, _source(job, unit), unit, skipped)
+    source = _source(job, unit)
+    tally = Tally(None if isinstance(source, NeedleSource | SynlSource | InterleavedSource) else source)
+    documents = unit_documents(job, source, unit, tally)
     counts = np.zeros(job.tokenizer.vocab_size, np.int64)
     counted = _counted(documents, counts)
     # A chunk larger than a shard would be the whole of it.
     chunk_tokens = min(corpus.chunk_tokens, corpus.shard_tokens)
     shards = list(write_shards(corpus.output, unit.source, unit.name, counted, corpus.shard_tokens, chunk_tokens))
     token = np.flatnonzero(counts)
-    write_record(corpus.output, unit_record_name(job, unit), UnitRecord(shards, skipped[0], token, counts[token]))
-    return UnitResult(
-        sum(shard.info.documents for shard in shards), sum(shard.info.tokens for shard in shards), unit.num_bytes
-    )
+    write_record(corpus.output, unit_record_name(job, unit), UnitRecord(shards, tally, token, counts[token]))
+    num_documents = sum(shard.info.documents for shard in shards)
+    num_tokens = sum(shard.info.tokens for shard in shards)
+    return UnitResult(num_documents, num_tokens, unit.num_bytes, tally.rows, tally.bad, unit.name)
 
 
 def _source(job: Job, unit: Unit) -> Source:

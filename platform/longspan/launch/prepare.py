@@ -117,7 +117,8 @@ def _result(row: dict[str, Any]) -> UnitResult:
     kind, _, message = row.pop("error").partition(": ")
     if kind:
         raise getattr(longspan.errors, kind, LongspanError)(message)
-    return UnitResult(**{name: int(value) for name, value in row.items()})
+    unit = str(row.pop("unit"))
+    return UnitResult(**{name: int(value) for name, value in row.items()}, unit=unit)
 
 
 @contextmanager
