@@ -122,5 +122,5 @@ def test_bad_rows_are_counted_alike_and_held_to_their_share(ray_cluster: None, t
     assert prepare_corpus(config(str(texts), str(tmp_path / "ray"), **changes), workers=2) == expected
     assert contents(str(tmp_path / "ray")) == contents(str(tmp_path / "here"))
     changes["sources"] = [{**source, "max_bad_share": 0.0005}]
-    with pytest.raises(DataError, match=r"^source lines: 2 of the first [\d,]+ rows are bad \(2 not JSON\)"):
+    with pytest.raises(DataError, match=r"^source lines: 1 of the first 1,[\d]+ rows are bad \(1 not JSON\)"):
         prepare_corpus(config(str(texts), str(tmp_path / "strict"), **changes), workers=2)

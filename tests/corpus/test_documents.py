@@ -13,9 +13,10 @@ import pytest
 
 from longspan import storage
 from longspan.config.corpus import Corpus, InterleavedSource
-from longspan.corpus.chat import ChatFormat, chat_document
+from longspan.corpus.chat import chat_documents
 from longspan.corpus.encoding import encode
 from longspan.corpus.manifest import Manifest
+from longspan.corpus.messages import ChatFormat
 from longspan.corpus.prepare import DoUnit, prepare
 from longspan.corpus.synthesis.interleave import fill_windows, interleave, shuffle_chunks, token_indices
 from longspan.corpus.synthesis.synl import SynlSettings, synl_document
@@ -161,7 +162,7 @@ def test_conversations_are_framed_by_their_template(prepared: Prepared, tmp_path
     assert (len(list_units(config)["talks"]) > 2) == (kind != "jsonl.gz")
     tokenizer: Any = open_tokenizer(config.output, manifest)
     form = ChatFormat(template=TEMPLATE, max_tokens=400)
-    expected = [made for talk in records() if (made := chat_document(tokenizer, talk, form)) is not None]
+    expected = [made for talk in records() for made in chat_documents(tokenizer, talk, form)]
     found = documents_of(config.output, "talks")
     assert (len(found), manifest.sources["talks"].skipped) == (7, 2)
     for (tokens, weight), made in zip(found, expected, strict=True):

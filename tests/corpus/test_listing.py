@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from longspan import storage
-from longspan.config.corpus import ArrowSource, JsonlSource, ParquetSource, TextSource
-from longspan.corpus.listing import SourceFile, find_files
+from longspan.config.corpus import ArrowSource, ChatSource, Corpus, JsonlSource, ParquetSource, Source, TextSource
+from longspan.corpus.listing import SourceFile, find_all, find_files
 from longspan.errors import ConfigError, DataError
 
 
@@ -46,14 +47,78 @@ def test_a_named_file_needs_no_pattern(tmp_path: Path, s3_bucket: str) -> None:
     assert find_files(text_source(f"{s3_bucket}/b.md", pattern="*.py"), "x") == [SourceFile(f"{s3_bucket}/b.md", 4)]
 
 
+LINES = ("a.json.gz", "a.json.zst", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.ndjson", "a.ndjson.gz", "a.ndjson.zst")
+
+
 def test_each_kind_has_its_names(tmp_path: Path) -> None:
-    write_all(tmp_path, "a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.json", "e.txt", "f.parquet", "g/h.arrow")
+    write_all(tmp_path, *LINES, "d.json", "e.txt", "f.parquet", "g/h.arrow")
     write_all(tmp_path, "g/i.feather", "g/cache-1f.arrow")
     lines = JsonlSource(type="jsonl", name="lines", paths=[str(tmp_path)])
-    assert names(find_files(lines, "x"), tmp_path) == ["a.jsonl", "b.jsonl.gz", "c.jsonl.zst"]
+    assert names(find_files(lines, "x"), tmp_path) == list(LINES)
+    talks = ChatSource(type="chat", name="talks", paths=[str(tmp_path)])
+    assert names(find_files(talks, "x"), tmp_path) == [*LINES, "f.parquet"]
     rows = ParquetSource(type="parquet", name="rows", paths=[str(tmp_path)])
     assert names(find_files(rows, "x"), tmp_path) == ["f.parquet"]
     assert names(find_files(arrow_source(tmp_path), "x"), tmp_path) == ["g/h.arrow", "g/i.feather"]
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl", "parquet", "arrow", "chat"])
+def test_every_kind_takes_a_pattern(tmp_path: Path, kind: str) -> None:
+    write_all(tmp_path, "a/part-0", "a/part-1", "b/part-0", "a.jsonl", "a.parquet", "a.arrow", "cache-1f.arrow")
+    changes = {"type": kind, "name": "x", "paths": [str(tmp_path)], "pattern": "*.arrow"}
+    source: Any = TypeAdapter(Source).validate_python({**changes, "pattern": "a/part-*"})
+    assert names(find_files(source, "x"), tmp_path) == ["a/part-0", "a/part-1"]
+    source = TypeAdapter(Source).validate_python({**changes, "pattern": "*.arrow"})
+    assert names(find_files(source, "x"), tmp_path) == ["a.arrow", "cache-1f.arrow"]
+
+
+def corpus(*sources: dict[str, Any]) -> Corpus:
+    named = [{"name": f"s{number}", **source} for number, source in enumerate(sources)]
+    return Corpus.model_validate({"output": "x", "tokenizer": {"path": "x"}, "sources": named})
+
+
+def said(*sources: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    find_all(corpus(*sources), lines.append)
+    return lines
+
+
+def test_data_files_that_nobody_takes_are_named(tmp_path: Path) -> None:
+    write_all(tmp_path, "a.jsonl", "b.json", "c/d.csv.gz", "e.JSONL", "f.jsonl.bz2", "g.parquet", "README.md", "s.sh")
+    write_all(tmp_path, "dataset_infos.json", ".x.json", "_SUCCESS", "cache-1.arrow")
+    lines = {"type": "jsonl", "paths": [str(tmp_path)]}
+    rest = "(b.json, d.csv.gz, e.JSONL, ...); set pattern to take them"
+    assert said(lines) == [f"sources.0.paths.0: {tmp_path}: 5 data files are not taken {rest}"]
+    rows = {"type": "parquet", "paths": [str(tmp_path)]}
+    assert said(lines, rows)[0] == f"sources.0.paths.0: {tmp_path}: 4 data files are not taken {rest}"
+    assert said({"paths": [str(tmp_path)]}) == []
+    with pytest.raises(ConfigError, match=r"no file matches \*\.feathers; it has a\.jsonl, b\.json, c/d"):
+        said({**lines, "pattern": "*.feathers"})
+
+
+def test_a_file_that_is_reached_twice_is_refused(tmp_path: Path, s3_bucket: str) -> None:
+    write_all(tmp_path, "a/x.jsonl", "a/y.jsonl", "b/z.jsonl")
+    (tmp_path / "b" / "link.jsonl").symlink_to(tmp_path / "a" / "x.jsonl")
+    lines = {"type": "jsonl"}
+    cases: list[list[dict[str, Any]]] = [
+        [{**lines, "paths": [str(tmp_path / "a"), str(tmp_path / "a" / "x.jsonl")]}],
+        [{**lines, "paths": [str(tmp_path / "a"), str(tmp_path / "b" / ".." / "a")]}],
+        [{**lines, "paths": [str(tmp_path / "b"), str(tmp_path / "a")]}],
+        [{**lines, "paths": [str(tmp_path / "a")]}, {**lines, "paths": [str(tmp_path / "b")]}],
+        [{"paths": [str(tmp_path / "a")]}, {"paths": [f"file://{tmp_path}/a/x.jsonl"]}],
+    ]
+    for sources in cases:
+        with pytest.raises(ConfigError, match=r"^sources\.\d\.paths: .*\.jsonl is reached twice: it is also"):
+            said(*sources)
+    storage.write_bytes(f"{s3_bucket}/d/a.jsonl", b"{}")
+    with pytest.raises(ConfigError, match=r"d/a\.jsonl is reached twice"):
+        said({**lines, "paths": [f"{s3_bucket}/d", f"{s3_bucket}/d/a.jsonl"]})
+
+
+def test_two_columns_of_one_file_are_two_things(tmp_path: Path) -> None:
+    write_all(tmp_path, "x.jsonl")
+    lines = {"type": "jsonl", "paths": [str(tmp_path)]}
+    assert said(lines, {**lines, "text_field": "title"}, {**lines, "type": "chat"}) == []
 
 
 @pytest.mark.parametrize(
@@ -86,6 +151,9 @@ def test_a_saved_dataset_names_its_files(tmp_path: Path) -> None:
     save_dataset(tmp_path)
     expected = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
     assert names(find_files(arrow_source(tmp_path), "x"), tmp_path) == expected
+    assert said({"type": "arrow", "paths": [str(tmp_path)]}) == []
+    with pytest.raises(ConfigError, match="is a saved dataset, which names its files itself; leave pattern out"):
+        said({"type": "arrow", "paths": [str(tmp_path)], "pattern": "*.arrow"})
 
 
 def test_a_split_is_taken_of_a_saved_dataset_dict(tmp_path: Path) -> None:

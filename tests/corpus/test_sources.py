@@ -145,3 +145,45 @@ def test_a_damaged_or_short_archive_is_refused(tmp_path: Path, suffix: str) -> N
     path.write_bytes(b"not an archive")
     with pytest.raises(DataError, match="damaged archive"):
         read_jsonl(path)
+
+
+def test_a_long_window_is_read_up_to_the_memory_that_is_allowed(tmp_path: Path) -> None:
+    """As by `zstd --long=31`: nothing but the header tells of the window."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=30, enable_ldm=True, compression_level=1)
+    path = tmp_path / "a.jsonl.zst"
+    compressor = zstandard.ZstdCompressor(compression_params=parameters)
+    with path.open("wb") as file, compressor.stream_writer(file) as writer:
+        writer.write(b'{"text": "one"}\n{"text": "two"}\n')
+    plain = JsonlSource(type="jsonl", name="lines", paths=[str(path)])
+    message = (
+        r"a\.jsonl\.zst: compressed with a window of 1073741824 bytes, more than zst_window_bytes 134217728; set zst_"
+    )
+    with pytest.raises(DataError, match=message):
+        read_all(plain)
+    assert read_all(plain.model_copy(update={"zst_window_bytes": 1 << 30})) == ["one", "two"]
+    path.write_bytes(path.read_bytes()[:9])
+    with pytest.raises(DataError, match="ends too early"):
+        read_all(plain.model_copy(update={"zst_window_bytes": 1 << 31}))
+
+
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_a_line_that_is_too_long_is_named_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr("longspan.corpus.sources._CHUNK_BYTES", chunk)
+    lines = [json.dumps({"text": text}) for text in ("one", "x" * 100, "two", "y" * 60)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(lines))
+    source = JsonlSource(type="jsonl", name="lines", paths=[str(path)], max_document_bytes=50, on_bad="skip")
+    for unit_bytes in (10, 1000):
+        rows = list(read_pieces(source, unit_bytes))
+        assert [row for row in rows if isinstance(row, str)] == ["one", "two"]
+        bad = [str(row) for row in rows if isinstance(row, BadRowError)]
+        assert [text.rpartition(": ")[2] for text in bad] == [
+            f"{size} bytes, more than max_document_bytes 50" for size in (112, 72)
+        ]
+
+
+def test_a_byte_order_mark_before_the_first_line_is_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\n{"text": "two"}\n')
+    assert read_jsonl(tmp_path / "a.jsonl") == ["one", "two"]

@@ -1,15 +1,26 @@
-"""Which files a source is made of, with their sizes, found by listing alone.
+"""Which files a source is made of, with their sizes, found by listing alone; which are not taken, or taken twice.
 
 `units` cuts them into tasks. Files come in the order of `paths` and then of their sorted names, so the order is the
 same every time.
 """
 
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from longspan import storage
-from longspan.config.corpus import ArrowSource, ChatSource, FileSource, JsonlSource, ParquetSource, TextSource
+from longspan.config.corpus import (
+    ArrowSource,
+    ChatSource,
+    Corpus,
+    FileSection,
+    FileSource,
+    JsonlSource,
+    ParquetSource,
+    TextSource,
+)
 from longspan.errors import ConfigError, DataError
 
 _LINES = (
@@ -23,6 +34,17 @@ _NAMES = {
     ChatSource: (*_LINES, "*.parquet"),
 }
 _DATASET_DICT, _DATASET_STATE = "dataset_dict.json", "state.json"
+_DATA_NAMES = re.compile(
+    r"\.(jsonl?|ndjson|parquet|arrow|feather|csv|tsv|txt|md|text)(\.(gz|zst|zstd|bz2|xz|lz4|zip))?$"
+    r"|\.(zip|tar|tgz|tar\.\w+)$",
+    re.IGNORECASE,
+)
+"""What looks like data, whatever its type."""
+_RECORDS = re.compile(
+    r"^(README\.\w+|LICENSE.*|dataset_infos?\.json|(state|dataset_dict|config)\.json|cache-.*\.arrow)$"
+)
+"""What lies beside data and is none."""
+_NAMED = 3
 
 
 class SourceFile(NamedTuple):
@@ -32,7 +54,47 @@ class SourceFile(NamedTuple):
     size: int
 
 
-def find_files(source: FileSource, field: str) -> list[SourceFile]:
+def find_all(corpus: Corpus, say: Callable[[str], None]) -> dict[str, list[SourceFile]]:
+    """The files of each source that is read from files, by its name.
+
+    Data files in a folder that no source takes are named in one line for each path, `max_bytes` aside.
+
+    Raises:
+        ConfigError: as `find_files`; or a file is reached twice, by links too, where the same would be taken of it.
+        DataError, StorageError: as `find_files`.
+    """
+    found: dict[str, list[SourceFile]] = {}
+    left: dict[str, list[str]] = {}
+    taken: dict[tuple[object, ...], str] = {}
+    for number, source in enumerate(corpus.sources):
+        if isinstance(source, FileSection):
+            field = f"sources.{number}"
+            found[source.name] = find_files(source, field, left)
+            for file in found[source.name]:
+                _refuse_twice(source, file.uri, field, taken)
+    known = {file.uri for files in found.values() for file in files}
+    for place, uris in left.items():
+        if others := [uri for uri in uris if uri not in known]:
+            names = ", ".join(uri.rpartition("/")[2] for uri in others[:_NAMED])
+            more = ", ..." if len(others) > _NAMED else ""
+            say(f"{place}: {len(others):,} data files are not taken ({names}{more}); set pattern to take them")
+    return found
+
+
+def _refuse_twice(source: FileSource, uri: str, field: str, taken: dict[tuple[object, ...], str]) -> None:
+    """Raises ConfigError where the same was taken of the file before; two columns of one file are two things."""
+    same = uri if storage.is_remote(uri) else os.path.realpath(uri)
+    what = source.messages_field if isinstance(source, ChatSource) else getattr(source, "text_field", None)
+    key = (same, source.type, what)
+    if key in taken:
+        raise ConfigError(
+            f"{field}.paths: {uri} is reached twice: it is also {taken[key]}; name it once, or narrow pattern (to train"
+            " on it more often, raise its source's weight in the mix)"
+        )
+    taken[key] = f"{uri} of source {source.name}"
+
+
+def find_files(source: FileSource, field: str, left: dict[str, list[str]] | None = None) -> list[SourceFile]:
     """The source's files: each of `paths` itself if it is a file, else what matches in the folder.
 
     In a folder, `pattern` (or the names of the source's kind) is compared with a file's name and with its path below
@@ -41,6 +103,7 @@ def find_files(source: FileSource, field: str) -> list[SourceFile]:
 
     Args:
         field: dotted place of the source in the configuration, for messages.
+        left: takes what looks like data in a folder and is not taken, by its place in the configuration and its URI.
 
     Raises:
         ConfigError: a path holds no matching file, or a split has to be named.
@@ -53,24 +116,42 @@ def find_files(source: FileSource, field: str) -> list[SourceFile]:
         if not sizes and storage.exists(path):
             found.append(SourceFile(storage.absolute(path), storage.size(path)))
         else:
-            names = _names(source, path, sizes, f"{field}.paths.{number}")
+            place = f"{field}.paths.{number}"
+            names = _names(source, path, sizes, place)
             found.extend(SourceFile(storage.join(path, name), sizes[name]) for name in names)
+            if left is not None and not _is_saved_dataset(source, sizes):
+                others = sorted(sizes.keys() - set(names))
+                left[f"{place}: {path}"] = [storage.join(path, name) for name in others if _looks_like_data(name)]
     if not found:
         raise ConfigError(f"{field}.paths: empty; name a file or folder")
     return found if not isinstance(source, TextSource) else _first_bytes(found, source.max_bytes, field)
 
 
 def _names(source: FileSource, path: str, sizes: dict[str, int], field: str) -> list[str]:
-    patterns = (source.pattern,) if isinstance(source, TextSource) else _NAMES[type(source)]
+    patterns = (source.pattern,) if source.pattern is not None else _NAMES[type(source)]
     saved = _saved_dataset(source, path, sizes, field) if isinstance(source, ArrowSource) else None
+    if saved is not None and source.pattern is not None:
+        raise ConfigError(f"{field}: {path} is a saved dataset, which names its files itself; leave pattern out")
     if saved is not None:
         return saved
     names = [name for name in sizes if _is_wanted(name, patterns)]
-    if isinstance(source, ArrowSource):  # what datasets' map and filter leave behind
+    if isinstance(source, ArrowSource) and source.pattern is None:  # what datasets' map and filter leave behind
         names = [name for name in names if not fnmatchcase(name.split("/")[-1], "cache-*.arrow")]
     if not names:
-        raise ConfigError(f"{field}: {path}: no file matches {' or '.join(patterns)}")
+        others = [name for name in sizes if _looks_like_data(name)]
+        there = f"; it has {', '.join(others[:_NAMED])} (set pattern, or another type)" if others else ""
+        raise ConfigError(f"{field}: {path}: no file matches {' or '.join(patterns)}{there}")
     return names
+
+
+def _looks_like_data(name: str) -> bool:
+    parts = name.split("/")
+    is_hidden = any(part.startswith(".") for part in parts)
+    return not is_hidden and bool(_DATA_NAMES.search(parts[-1])) and not _RECORDS.match(parts[-1])
+
+
+def _is_saved_dataset(source: FileSource, sizes: dict[str, int]) -> bool:
+    return isinstance(source, ArrowSource) and (_DATASET_DICT in sizes or _DATASET_STATE in sizes)
 
 
 def _is_wanted(name: str, patterns: Iterable[str]) -> bool:

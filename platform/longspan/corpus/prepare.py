@@ -123,7 +123,7 @@ def _prepare(
 ) -> Manifest:
     if storage.exists(storage.join(corpus.output, MANIFEST_FILE)):  # since the first look
         return _already_there(corpus, fingerprint, say)
-    units = list_units(corpus)
+    units = list_units(corpus, say)
     state = _interrupted(corpus, fingerprint, say)
     info, ends = _tokenizer(corpus, fingerprint, units, state, say)
     job = Job(corpus, fingerprint, info, {})

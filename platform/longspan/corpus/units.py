@@ -6,7 +6,7 @@ A unit is what one task reads, tokenises and writes, so its bounds decide the na
 about workers goes into them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +25,7 @@ from longspan.config.corpus import (
     SynlSource,
 )
 from longspan.corpus.columns import row_group_bytes
-from longspan.corpus.listing import SourceFile, find_files
+from longspan.corpus.listing import SourceFile, find_all
 from longspan.corpus.manifest import ShardInfo
 from longspan.errors import DataError
 
@@ -76,18 +76,19 @@ class Unit:
     windows: tuple[int, ...] = ()
 
 
-def list_units(corpus: Corpus) -> dict[str, list[Unit]]:
+def list_units(corpus: Corpus, say: Callable[[str], None] = lambda line: None) -> dict[str, list[Unit]]:
     """The units of each source, by its name, in the order in which their documents are numbered.
 
-    There are none of interleaved sources yet.
+    There are none of interleaved sources yet. `say` takes a line for data files that no source takes.
 
     Raises:
-        ConfigError: a path without files.
+        ConfigError: a path without files, or a file that is reached twice.
         DataError: a Parquet file that is damaged or lacks the text column, or a saved dataset that is not complete.
         StorageError: a listing or a footer could not be read.
     """
     units: dict[str, list[Unit]] = {}
-    for number, source in enumerate(corpus.sources):
+    files = find_all(corpus, say)
+    for source in corpus.sources:
         if isinstance(source, NeedleSource):
             units[source.name] = _made_units(source.name, source.documents, source.length, corpus.unit_bytes)
         elif isinstance(source, SynlSource):
@@ -96,7 +97,7 @@ def list_units(corpus: Corpus) -> dict[str, list[Unit]]:
         elif isinstance(source, InterleavedSource):
             units[source.name] = []
         else:
-            pieces = _pieces(source, find_files(source, f"sources.{number}"), corpus.unit_bytes)
+            pieces = _pieces(source, files[source.name], corpus.unit_bytes)
             groups = list(_groups(pieces, corpus.unit_bytes))
             names = _unit_names(source.name, len(groups))
             units[source.name] = [
