@@ -196,7 +196,7 @@ def test_a_bad_conversation_is_named_with_its_place(prepared: Prepared, tmp_path
         with pytest.raises(DataError, match=message):
             make(prepared, tmp_path / f"out{number}", chat_source(tmp_path / "talks.jsonl"))
     pq.write_table(pa.table({"prompt": ["a", None], "response": ["b", "c"]}), tmp_path / "pairs.parquet")
-    with pytest.raises(DataError, match=r"pairs\.parquet, row 1: field 'prompt' is NoneType, not text"):
+    with pytest.raises(DataError, match=r"pairs\.parquet, row 1: neither 'messages' nor 'prompt'"):
         make(prepared, tmp_path / "rows", chat_source(tmp_path / "pairs.parquet"))
     pq.write_table(pa.table({"other": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(DataError, match=r"other\.parquet, row 0: neither 'messages' .* it has \['other'\]"):
