@@ -25,8 +25,11 @@ def for_readers(parameters: dict[str, Any], settings: RopeSettings, window: int)
     "linear": vLLM, SGLang and TensorRT-LLM multiply max_position_embeddings by its factor, and no key stops them. They
     do not for "llama3", which divides by factor whatever turns less than low_freq_factor times in the original window:
     with as many turns as the window has tokens that is every frequency, to the bits of "linear".
-    "longrope": vLLM takes no attention_factor but one scale for each list. "yarn": older vLLM and SGLang take an
-    attn_factor, relative to YaRN's own formula. transformers names such keys as unknown in its log and goes on.
+    "longrope": vLLM takes no attention_factor but one scale for each list.
+    "yarn": vLLM has angles for factor times the original window and no more, so where the window goes further the
+    original one is doubled, and the rotations in it too: the frequencies stay the same to the bit. Older vLLM and
+    SGLang take an attn_factor, relative to YaRN's own formula.
+    transformers names keys that it does not know in its log, and loads the model.
 
     Args:
         settings: of `parameters`.
@@ -43,8 +46,10 @@ def for_readers(parameters: dict[str, Any], settings: RopeSettings, window: int)
             }
         case "longrope" if not _is_close(attention_scaling(settings), _vllm_mscale(settings, window)):
             return parameters | dict.fromkeys(_SCALES["longrope"], attention_scaling(settings))
-        case "yarn" if not _is_close(_relative_attention(settings), 1.0):
-            return parameters | {"attn_factor": _relative_attention(settings)}
+        case "yarn":
+            relative = _relative_attention(settings)
+            alone = {} if _is_close(relative, 1.0) else {"attn_factor": relative}
+            return parameters | _doubled(settings, window) | alone
         case _:
             return parameters
 
@@ -87,13 +92,16 @@ def reader_notes(settings: RopeSettings, window: int) -> tuple[str, ...]:
             " keeps the short factors for them. Serve those without the flag.",
         )
     if settings.rope_type == "dynamic" and depends_on_length(settings):
+        # A config can only name the original one.
+        window = window if window > original else math.ceil(original * float(settings.factor or 1))
         overrides = {"max_position_embeddings": window, "rope_scaling": _dynamic_at(settings, original)}
         return (
             f"config.json names the original window of {original} tokens, from which transformers computes the base for"
             f" a longer prompt. vLLM never changes the base: give it --max-model-len {window} --hf-overrides"
             f" '{json.dumps(overrides)}', and every prompt meets the base of {window} tokens.",
         )
-    if settings.rope_type == "yarn" and (reached := math.floor(original * float(settings.factor or 1))) < window:
+    reached = math.ceil(original * float(settings.factor or 1))
+    if settings.rope_type == "yarn" and reached < window and not _doubled(settings, window):
         return (
             f"YaRN's factor of {settings.factor:g} reaches {reached} tokens of the window of {window}, and vLLM has no"
             f" angles beyond: give it --max-model-len {reached}.",
@@ -107,6 +115,23 @@ def _dynamic_at(settings: RopeSettings, original: int) -> dict[str, Any]:
         "rope_theta": settings.rope_theta,
         "factor": settings.factor,
         "max_trained_positions": original,
+    }
+
+
+def _doubled(settings: RopeSettings, window: int) -> dict[str, Any]:
+    """Keys of the same "yarn" over an original window so long that factor times it covers the window; none where it
+    does already, or would have to be longer than the window itself.
+    """
+    original, factor = settings.original_max_position_embeddings or window, float(settings.factor or 1)
+    times = 1
+    while math.ceil(times * original * factor) < window:
+        times *= 2
+    if times == 1 or times * original > window:
+        return {}
+    betas = {"beta_fast": settings.beta_fast, "beta_slow": settings.beta_slow}
+    return {
+        "original_max_position_embeddings": times * original,
+        **{key: times * value for key, value in betas.items() if value is not None},
     }
 
 
