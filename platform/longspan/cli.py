@@ -270,6 +270,7 @@ def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory of a finished E2-LLM training.")],
     window: Annotated[int, typer.Option(min=1, metavar="N", help="Window in tokens; its scale is written.")],
     output: Annotated[str, typer.Option("--output", metavar="DIR", help="Directory to make, local or s3://.")],
+    take_over: TakeOver = False,
 ) -> None:
     """Write the checkpoint of an E2-LLM run at the scale of another window."""
     with plain_errors():

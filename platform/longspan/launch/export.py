@@ -14,7 +14,7 @@ from longspan.checkpoint.export import complete_config
 from longspan.config.recipe import Recipe
 from longspan.errors import ConfigError
 from longspan.launch.stage import read_staged
-from longspan.merge.output import check_free, new_directory
+from longspan.merge.output import new_directory
 from longspan.model.companions import CARD, companion_names, companions, tokenizer_note
 from longspan.model.limits import Window
 from longspan.rope import RopeSettings, e2_other_scale, e2_scale, from_hf, reader_notes
@@ -38,14 +38,14 @@ def export_scale(run: str, window: int, output: str) -> dict[str, Any]:
         {output, window, scale, files}.
 
     Raises:
+        HeldError: another driver writes to the output; LeaseLostError: one has taken it over.
         ConfigError: no run of E2-LLM, one that is not finished, a window below the model's own, or an output that is
             not empty.
         StorageError: something cannot be read or written.
     """
     recipe = read_staged(run)
     original, source = _checked(run, recipe, window), storage.join(run, CHECKPOINT)
-    check_free(output)
-    with tempfile.TemporaryDirectory() as place, new_directory(output) as put:
+    with storage.hold(output, "export"), tempfile.TemporaryDirectory() as place, new_directory(output) as put:
         names, folder = storage.list_files(source), Path(place)
         for name in names:
             if not name.endswith(".safetensors"):

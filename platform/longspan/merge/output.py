@@ -39,8 +39,10 @@ def new_directory(output: str) -> Iterator[Put]:
     Remote files go up one by one and leave the disk at once; put config.json last.
 
     Raises:
+        ConfigError: as `check_free`.
         StorageError: it cannot be written, or someone else has filled `output` meanwhile.
     """
+    check_free(output)
     with _local_directory(output) if not storage.is_remote(output) else _remote_directory(output) as put:
         yield put
 
