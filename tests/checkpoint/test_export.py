@@ -114,6 +114,22 @@ def test_a_model_without_a_tokenizer_gets_the_corpus_s(tmp_path: Path) -> None:
         assert (tmp_path / "out" / name).read_bytes() == (data / "tokenizer" / name).read_bytes()
 
 
+@pytest.mark.parametrize("settings", [{"temperature": 0.9, "top_p": 0.6}, {"length_penalty": 2.0}])
+@pytest.mark.parametrize("place", ["generation_config.json", "config.json"])
+def test_generation_settings_that_transformers_opens_but_does_not_save(
+    tmp_path: Path, settings: dict[str, float], place: str
+) -> None:
+    """Llama 2 came with the first: its export would end in an error after the last step."""
+    base = tiny_model_directory(tmp_path / "model")
+    (base / "generation_config.json").unlink()
+    (base / "tokenizer.json").touch()
+    known = read(base / place) if (base / place).exists() else {}
+    (base / place).write_text(json.dumps({**known, **settings}))
+    export_of(tiny_recipe(base), tmp_path / "out")
+    found = read(tmp_path / "out" / "generation_config.json")
+    assert {key: found[key] for key in settings} == settings
+
+
 def test_a_source_without_generation_settings_keeps_what_its_config_says(base: Path, tmp_path: Path) -> None:
     (base / "generation_config.json").unlink()
     config = read(base / "config.json") | {"max_length": 64, "top_k": 7}

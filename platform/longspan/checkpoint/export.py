@@ -88,10 +88,16 @@ def save_model(network: Any, weights: dict[str, Tensor], settings: RopeSettings,
     """The files of a model in a local folder. A generation_config.json of the source stands in the place of the one
     that transformers makes out of config.json.
     """
-    network.save_pretrained(folder, state_dict=weights)
-    generation = folder / GENERATION
-    if beside.window is not None and generation.is_file():
-        generation.write_text(move_limits(GENERATION, generation.read_text(), beside.window))
+    generation = network.generation_config
+    # transformers refuses to save settings that it opened without a word (Llama 2's temperature without do_sample).
+    network.generation_config = type(generation)()
+    try:
+        network.save_pretrained(folder, state_dict=weights)
+    finally:
+        network.generation_config = generation
+    text = generation.to_json_string(use_diff=True)
+    window = beside.window
+    (folder / GENERATION).write_text(text if window is None else move_limits(GENERATION, text, window))
     for name, write in beside.files.items():
         write(folder / name)
     code = {name for name in beside.files if name.endswith(".py")}
