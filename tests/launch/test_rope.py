@@ -53,3 +53,5 @@ def test_the_exported_rope_is_that_of_the_target_length(make: MakeRecipe, name: 
         assert planned == RopeSettings("linear", 500.0, factor=4.0)
         # Asked at the scale of each length, not at the one in the config.
         assert summary["evaluation"]["scales"] == {"128": 2, "256": 4}
+        card = storage.read_text(storage.join(summary["checkpoint"], "README.md"))
+        assert f"| 256 | {summary['evaluation']['needle']['mean'][1]:.1%} | 4 |" in card

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from longspan import storage
+from longspan.checkpoint.card import Origin, origin_of
 from longspan.errors import ConfigError
 from longspan.model import companions as module
 from longspan.model.companions import (
@@ -18,6 +19,8 @@ from longspan.model.companions import (
     tokenizer_note,
 )
 from longspan.model.limits import Window
+from longspan.recipes.actions import base_directory
+from tests.hub import COMMIT, serve_hub, use_hub
 
 KEPT = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
@@ -143,6 +146,42 @@ def test_a_tokenizer_that_one_reader_does_not_open_is_told(
 def test_from_a_store(folder: Path, s3_bucket: str) -> None:
     storage.upload_tree(folder, f"{s3_bucket}/model")
     assert companion_names(model_folder(f"{s3_bucket}/model")) == sorted(KEPT)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_from_the_hub_through_its_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_hub(files_of(folder)) as (url, asked):
+        use_hub(monkeypatch, url, tmp_path / "cache")
+        found = model_folder("org/model", "v1")
+        assert companion_names(found) == sorted(KEPT)
+        assert origin_of("org/model", None, found).name == "org/model"
+        assert origin_of(str(found), None, found) == Origin("org/model", COMMIT)
+        assert not {name for name in asked if name.endswith((".safetensors", ".bin", ".py")) or "original" in name}
+        assert "modeling_x.py" in companion_names(model_folder("org/model", "v1", remote_code=True), remote_code=True)
+        asked.clear()
+        model_folder("org/model", COMMIT)
+        assert not asked
+        merged = base_directory("org/model", "v1")
+        assert set(asked) == {"model.safetensors"}
+        assert not {"consolidated.safetensors", "original"} & {path.name for path in Path(merged).iterdir()}
+        with pytest.raises(ConfigError, match="'org/none' cannot be fetched from the hub"):
+            model_folder("org/none")
+
+
+def test_without_a_way_to_the_hub_what_is_cached_goes_along(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from huggingface_hub import snapshot_download
+
+    with serve_hub(files_of(folder)) as (url, _):
+        use_hub(monkeypatch, url, tmp_path / "cache")
+        snapshot_download("org/model", allow_patterns=["config.json", "tokenizer.json"])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert companion_names(model_folder("org/model")) == ["tokenizer.json"]
+    assert "only those that are in its cache go along" in caplog.text
 
 
 def test_a_name_that_the_hub_does_not_give_is_an_error_with_a_mend(monkeypatch: pytest.MonkeyPatch) -> None:

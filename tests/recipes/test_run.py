@@ -98,6 +98,13 @@ def test_three_stages_from_the_first_to_the_last(make: MakePipeline, room: Path,
     for folder in (out, out / "02-replay", out / "03-blend"):
         assert "Needle retrieval" in (folder / "report.html").read_text(encoding="utf-8")
     assert (out / "02-replay" / "recipe.yaml").exists()
+    cards = [
+        (out / folder / "checkpoint" / "README.md").read_text() for folder in ("01-extend", "02-replay", "03-blend")
+    ]
+    assert ["## Evaluation" in card for card in cards] == [False, True, True]
+    assert ["base_model: model\n" in card for card in cards] == [True, True, True]
+    assert "model (as 01-extend made it)" in cards[1]
+    assert str(room) not in "".join(cards)
     assert said[-2:] == ["blend: merging base and replay", "blend: evaluating at 128 tokens and below"]
 
     calls.clear()

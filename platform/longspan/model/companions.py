@@ -55,7 +55,17 @@ def model_folder(path: str, revision: str | None = None, remote_code: bool = Fal
         return storage.local_directory(path)
     kinds = [*KINDS, CARD, *(["*.py"] if remote_code else [])]
     problem = f"model.path: the tokenizer and other files of '{path}' cannot be fetched from the hub"
-    return hub_folder(path, revision, kinds, problem, "; fetch the model to a directory and give that")
+    try:
+        return hub_folder(path, revision, kinds, problem, "; fetch the model to a directory and give that")
+    except ConfigError as error:
+        from huggingface_hub import try_to_load_from_cache
+
+        # Without a way to the hub, what the model was opened with has to do.
+        cached = try_to_load_from_cache(path, "config.json", revision=revision)
+        if not isinstance(cached, str):
+            raise
+        _logger.warning("%s; only those that are in its cache go along", error)
+        return Path(cached).parent
 
 
 def hub_folder(name: str, revision: str | None, kinds: Iterable[str], problem: str, mend: str = "") -> Path:
