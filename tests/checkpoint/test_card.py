@@ -50,9 +50,11 @@ def test_says_where_the_model_comes_from_what_it_is_and_how_to_serve_it() -> Non
     for text in (
         *("# tiny", "org/base (revision a1b2c3)", "from 64 to 256 tokens", '"rope_type": "linear"', '"factor": 4.0'),
         *("| positions | pose |", "| steps | 4 |", "| tokens a sample | 32 |", "| tokens trained | 512 |"),
-        *("--max-model-len 256", "- A note."),
+        *("--max-model-len 256", "- A note.", "the same frequencies as a `llama3` that divides all of them"),
     ):
         assert text in card.text
+    plain = train_card(recipe, ORIGIN, RopeSettings("default", 2000.0), WINDOW)
+    assert "the same frequencies as" not in plain
 
 
 def test_a_note_with_vllm_s_flags_takes_the_place_of_the_window_s() -> None:
@@ -73,6 +75,13 @@ def test_an_adapter_s_card_opens_its_base_with_the_config_beside_it() -> None:
     assert (card.data.base_model_relation, card.data.library_name) == ("adapter", "peft")
     assert 'from_pretrained("org/base", config=config' in card.text
     assert "LoRA of rank 4 on q_proj, k_proj, v_proj, o_proj, and norm whole" in card.text
+    assert "vLLM" not in card.text  # it takes no module that is trained whole
+    served = adapter_card(tiny_recipe("org/base", model={"lora": {"rank": 40}}), ORIGIN, LINEAR, WINDOW)
+    assert "vllm serve org/base --max-model-len 256 --enable-lora --max-lora-rank 64 " in served
+    assert (
+        "--hf-overrides \"$(jq -c '{max_position_embeddings, rope_parameters}' path/to/this/folder/config.json)\""
+        in served
+    )
     through = Origin("org/base", None, "01-extend")
     assert 'from_pretrained("01-extend", config=config' in adapter_card(recipe, through, LINEAR, WINDOW)
 

@@ -119,6 +119,20 @@ def test_vllm_computes_the_long_factors_when_told_the_window(settings: RopeSetti
     assert scale == pytest.approx(attention_scaling(settings), rel=1e-9)
 
 
+@pytest.mark.parametrize("settings", [*CHOOSING, ONE_LIST], ids=["longrope", "mixed", "one list"])
+@pytest.mark.parametrize("length", [OLD, OLD + 1, TARGET])
+def test_transformers_4_chooses_the_same_list(settings: RopeSettings, length: int) -> None:
+    """It takes the original window from the top level alone, and the new one where there is none."""
+    config = config_keys(settings, TARGET)
+    original = config.get("original_max_position_embeddings", config["max_position_embeddings"])
+    factors = config["rope_scaling"]["long_factor" if length > original else "short_factor"]
+    plain = config["rope_theta"] ** (-np.arange(0, HEAD_DIM, 2) / HEAD_DIM)
+    np.testing.assert_allclose(
+        plain / np.array(factors), inv_freq(settings, HEAD_DIM, sequence_length=length), rtol=1e-6
+    )
+    assert config["rope_scaling"]["attention_factor"] == attention_scaling(settings)
+
+
 def test_keys_that_transformers_does_not_know_are_written_only_where_they_are_needed() -> None:
     """It names them in its log."""
     alone = {"short_mscale", "long_mscale", "attn_factor"}

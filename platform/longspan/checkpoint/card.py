@@ -16,12 +16,14 @@ from longspan import storage
 from longspan.config.recipe import Recipe
 from longspan.model.companions import CARD, Write
 from longspan.model.limits import Window
-from longspan.rope import RopeSettings, to_hf
+from longspan.rope import RopeSettings, config_keys, to_hf
 
 _FROM_BASE = ("license", "license_name", "license_link", "language")
 _TAG = "longspan"
 _EVALUATION = "Evaluation"
 _FOLDER = "path/to/this/folder"
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as --max-lora-rank."""
 Rows = Sequence[tuple[str, Any]]
 
 
@@ -132,6 +134,7 @@ def adapter_card(
             "",
             *_code("python", load),
             "",
+            *_serve_adapter(recipe, settings, source, window),
             "`checkpoint/` of the same run has the adapter folded into the weights, for every other reader.",
             *_list(notes),
         ]
@@ -145,6 +148,20 @@ def adapter_card(
     what = f"A LoRA adapter for {_link(origin)} that extends its context window to {window.new:,} tokens, by longspan."
     data = _data([origin], relation="adapter", library="peft", tags=["lora"])
     return _card(recipe.name, data, what, sections)
+
+
+def _serve_adapter(recipe: Recipe, settings: RopeSettings, base: str, window: Window) -> list[str]:
+    """vLLM's command, where it can: it takes matrices alone, of some ranks, and a window that config.json names."""
+    lora = recipe.model.lora
+    rank = next((rank for rank in _VLLM_RANKS if lora is not None and rank >= lora.rank), None)
+    if lora is None or lora.also_train or rank is None or settings.rope_type == "dynamic":
+        return []
+    command = [
+        f"vllm serve {base} --max-model-len {window.new} --enable-lora --max-lora-rank {rank} \\",
+        f"  --lora-modules adapter={_FOLDER} \\",
+        f"  --hf-overrides \"$(jq -c '{{max_position_embeddings, rope_parameters}}' {_FOLDER}/config.json)\"",
+    ]
+    return ["vLLM:", "", *_code("sh", command), ""]
 
 
 def merge_card(
@@ -278,7 +295,15 @@ def _training(recipe: Recipe) -> Rows:
 
 def _window_section(settings: RopeSettings, window: Window) -> str:
     lines = [f"{window.new:,} tokens" + (f", {window.old:,} before." if window.old != window.new else "."), ""]
-    return "\n".join([*lines, "RoPE:", "", *_code("json", [json.dumps(to_hf(settings), indent=2)])])
+    lines += ["RoPE:", "", *_code("json", [json.dumps(to_hf(settings), indent=2)])]
+    written = config_keys(settings, window.new)["rope_parameters"]["rope_type"]
+    if written != settings.rope_type:
+        lines += [
+            "",
+            f"config.json has the same frequencies as a `{written}` that divides all of them: of a"
+            f" `{settings.rope_type}` some readers multiply the window by the factor once more.",
+        ]
+    return "\n".join(lines)
 
 
 def _use(window: int, notes: Sequence[str]) -> str:
