@@ -90,6 +90,20 @@ def test_the_order_in_which_units_are_done_does_not_matter(tmp_path: Path) -> No
     assert contents(str(tmp_path / "a")) == contents(str(tmp_path / "b"))
 
 
+def test_units_are_done_in_the_drivers_name(tmp_path: Path) -> None:
+    """So that a worker of a driver that was taken over writes no shard."""
+    seen = []
+
+    def watched(do_unit: Any, units: Sequence[Unit]) -> Iterator[UnitResult]:
+        seen.append((do_unit.leases, storage.current_leases()))
+        return map(do_unit, units)
+
+    write_texts(tmp_path)
+    prepare(corpus_config(tmp_path, tmp_path / "out"), run_units=watched)
+    assert all(carried == held != () for carried, held in seen)
+    assert seen
+
+
 def test_small_units_hold_the_same_documents_as_large_ones(prepared: Prepared, tmp_path: Path) -> None:
     config = corpus_config(prepared.folder, tmp_path / "out", **SMALL_UNITS)
     manifest = prepare(config)

@@ -46,6 +46,19 @@ def test_units_are_runs_of_documents_of_one_source(material: Material) -> None:
         list_units(material.corpus, material.manifest, material.settings(sources=("text", "poems")))
 
 
+def test_units_are_done_in_the_drivers_name(material: Material, tmp_path: Path) -> None:
+    """So that an actor of a driver that was taken over writes no part."""
+    seen = []
+
+    def watched(do_unit: Any, units: Sequence[Unit]) -> Iterator[Done]:
+        seen.append((do_unit.leases, storage.current_leases()))
+        return in_order(do_unit, units)
+
+    score_corpus(material.corpus, str(tmp_path / "scores"), material.settings(), run_units=watched)
+    assert all(carried == held != () for carried, held in seen)
+    assert seen
+
+
 def test_every_document_has_its_own_scores(material: Material, scored: str) -> None:
     reader = ImpactReader(scored, material.manifest)
     pair = open_pair(material.settings(), Machine())

@@ -19,7 +19,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,9 +228,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rng, console = random.Random(given.seed), Console()
-    problems: list[str] = []
-    runs = kills = 0
+    rng, console = random.Random(given.seed), Console(soft_wrap=True)
+    problems = runs = kills = 0
+
+    def note(found: Iterable[str]) -> None:
+        nonlocal problems
+        for problem in found:
+            problems += 1
+            console.print(problem, markup=False, highlight=False)
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pipeline, reference, output = make_material(folder), folder / "whole", folder / "killed"
@@ -243,16 +249,14 @@ def main(arguments: list[str] | None = None) -> int:
                 by_clock = rng.random() < 0.25
                 at, after_s = (0, rng.uniform(0.3, 6)) if by_clock else (rng.randint(1, spread), 0)
                 status = attempt(pipeline, output, at, after_s)
-                problems += damage(reference, output)
+                note(damage(reference, output))
                 if not os.WIFSIGNALED(status):
                     break
                 kills += 1
             if status != 0:
-                problems.append(f"run {runs} could not go on: {output.with_suffix('.log').read_text()[-2000:]}")
-            problems += differences(reference, output) if status == 0 else []
-            console.print(f"{runs} runs, {kills} kills, {len(problems)} problems", highlight=False)
-    for problem in problems:
-        console.print(problem, markup=False, highlight=False)
+                note([f"run {runs} could not go on: {output.with_suffix('.log').read_text()[-2000:]}"])
+            note(differences(reference, output) if status == 0 else [])
+            console.print(f"{runs} runs, {kills} kills, {problems} problems", highlight=False)
     return int(bool(problems) or not kills)
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from longspan.storage import holding
 from longspan.storage.lease import acquire, new_holder, release
 from longspan.uri import parse
 from tests.leases import dead, everything, someone
+from tests.s3 import Fault, FaultProxy
 
 
 def take_over(root: str) -> None:
@@ -303,6 +305,21 @@ def test_a_driver_that_stood_still_and_was_not_missed_goes_on(root: str) -> None
     process.communicate("go\n")
     assert process.returncode == 0
     assert storage.list_files(root) == ["begun", "ended"]
+
+
+def test_a_heartbeat_that_fails_is_tried_again_and_said(
+    s3_bucket: str, fault_proxy: Callable[..., FaultProxy], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setenv("LONGSPAN_LEASE_EXPIRY_S", "8")
+    proxy = fault_proxy()
+    with storage.hold(f"{s3_bucket}/run", "train"):
+        proxy.set_faults(Fault("403", times=3, path=".longspan-lease"))
+        until = time.monotonic() + 60
+        while proxy.struck["403"] < 3 or proxy.num_requests < 8:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        storage.write_text(f"{s3_bucket}/run/a", "still ours")
+    assert "no heartbeat for" in caplog.text
 
 
 def test_the_thread_gives_signs_of_life(root: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,8 +187,9 @@ def _beating(held: _Held) -> Iterator[None]:
 
 
 def _beat(held: _Held, stop: threading.Event) -> None:
-    interval_s = held.lease.interval_s
-    while not stop.wait(interval_s):
+    interval_s = wait_s = held.lease.interval_s
+    while not stop.wait(wait_s):
+        wait_s = interval_s
         try:
             with lease_files.quick_requests(interval_s):
                 held.beat()
@@ -196,7 +197,8 @@ def _beat(held: _Held, stop: threading.Event) -> None:
             _logger.error("%s", error)
             return
         except LongspanError as error:
-            _logger.warning("no heartbeat for %s (%s); the next in %.0f s", held.lease.output.uri, error, interval_s)
+            wait_s = interval_s / 4
+            _logger.warning("no heartbeat for %s (%s); the next in %.0f s", held.lease.output.uri, error, wait_s)
 
 
 def _raise_lost(lease: Lease, error: Exception) -> None:
