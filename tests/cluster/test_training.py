@@ -106,11 +106,8 @@ def test_two_workers_that_share_each_sample_go_on_after_a_worker_is_killed(
     assert (run / "report.html").exists()
 
 
-@pytest.mark.parametrize("place", ["local", "s3"])
-def test_workers_of_a_driver_that_was_taken_over_write_nothing_more(
-    ray_cluster: None, s3_material: str, tmp_path: Path, place: str
-) -> None:
-    run = str(tmp_path / "run") if place == "local" else storage.join(s3_material, "run")
+def test_workers_of_a_driver_that_was_taken_over_write_nothing_more(ray_cluster: None, s3_material: str) -> None:
+    run = storage.join(s3_material, "run")
     left: list[dict[str, bytes]] = []
 
     def contents() -> dict[str, bytes]:
