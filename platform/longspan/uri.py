@@ -6,7 +6,7 @@ rules on schemes, relative paths and unsafe names exist once.
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from longspan.errors import StorageError
@@ -20,6 +20,8 @@ LEASE_FOLDER = ".longspan-lease"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _BROKEN_SCHEME = re.compile(r"(?i)(?:s3[an]?|gs|gcs|az|abfss?|hdfs|hf|https?|ftp|file):|[A-Z][A-Z0-9+.-]*:/")
 """A local path like this (`s3:/bucket`, `s3:bucket`, `C:/data`) is a URI that was mistyped."""
+_ANONYMOUS = "anonymous@"
+"""As in pyarrow's and Ray Data's URIs of public buckets."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 
 
@@ -27,11 +29,12 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 class Location:
     """One parsed URI: `bucket` is None for a local path; `path` is the absolute local path or the S3 key.
 
-    An empty key means the bucket itself.
+    An empty key means the bucket itself. What `is_anonymous` is read without credentials: s3://anonymous@bucket/key.
     """
 
     bucket: str | None
     path: str
+    is_anonymous: bool = False
 
     @property
     def is_remote(self) -> bool:
@@ -41,7 +44,8 @@ class Location:
     def uri(self) -> str:
         if self.bucket is None:
             return self.path
-        return f"s3://{self.bucket}/{self.path}" if self.path else f"s3://{self.bucket}"
+        bucket = f"{_ANONYMOUS}{self.bucket}" if self.is_anonymous else self.bucket
+        return f"s3://{bucket}/{self.path}" if self.path else f"s3://{bucket}"
 
     def contains(self, other: "Location") -> bool:
         """Whether `other` is this place or lies below it."""
@@ -51,11 +55,13 @@ class Location:
     def child(self, name: str) -> "Location":
         """The location of the relative `name` ("/" between folders) below this one. StorageError for an unsafe name."""
         name = relative_name(name)
-        return Location(self.bucket, f"{self.path.rstrip('/')}/{name}" if self.path else name)
+        return replace(self, path=f"{self.path.rstrip('/')}/{name}" if self.path else name)
 
 
 def parse(uri: Uri) -> Location:
-    """Parse a plain path, `file://` URI or `s3://bucket/key`. Relative paths are made absolute, `~` is the home folder.
+    """Parse a plain path, `file://` URI, `s3://bucket/key` or, of a public bucket, `s3://anonymous@bucket/key`.
+
+    Relative paths are made absolute, `~` is the home folder.
 
     Raises StorageError for another scheme, a mistyped one (`s3:/bucket`), an empty URI, an impossible bucket name, or a
     key that S3 and a file system would read differently (empty, "." and ".." parts).
@@ -109,17 +115,19 @@ def _file_path(text: str, rest: str) -> str:
 
 
 def _s3_location(rest: str) -> Location:
-    bucket, _, key = rest.partition("/")
+    is_anonymous = rest.startswith(_ANONYMOUS)
+    bucket, _, key = rest.removeprefix(_ANONYMOUS).partition("/")
     if "@" in bucket:
         raise StorageError(
-            "s3://***@...: credentials do not belong in a URI; use the standard AWS chain (AWS_PROFILE, ...)"
+            "s3://***@...: credentials do not belong in a URI; use the standard AWS chain (AWS_PROFILE, ...), or write"
+            " s3://anonymous@bucket for a public bucket"
         )
     if not _BUCKET.fullmatch(bucket):
         raise StorageError(f"s3://{rest}: {bucket!r} is not a bucket name; write s3://bucket/key")
     key = key.rstrip("/")
     if key:
         _check_parts(f"s3://{rest}", key)
-    return Location(bucket, key)
+    return Location(bucket, key, is_anonymous)
 
 
 def is_lease(name: str) -> bool:
@@ -156,6 +164,16 @@ def absolute(uri: Uri) -> str:
     return parse(uri).uri
 
 
+def anonymous(uri: Uri) -> str:
+    """The URI of the same object of a public bucket, read without credentials."""
+    return replace(parse(uri), is_anonymous=True).uri
+
+
+def signed(uri: Uri) -> str:
+    """The URI of the same, read with credentials: where two may be one object."""
+    return replace(parse(uri), is_anonymous=False).uri
+
+
 def is_remote(uri: Uri) -> bool:
     """Whether `uri` is in an object store rather than on this machine's file system."""
     return parse(uri).is_remote
@@ -163,7 +181,7 @@ def is_remote(uri: Uri) -> bool:
 
 def hide_credentials(text: str) -> str:
     """`text` with logins in URLs, signatures, and the values of secret AWS variables replaced by ***."""
-    text = re.sub(r"(?<=://)[^/@\s]*@", "***@", text)
+    text = re.sub(rf"(?<=://)(?!{_ANONYMOUS})[^/@\s]*@", "***@", text)
     text = re.sub(r"(?i)(x-amz-(?:signature|credential|security-token)=)[^&\s\"']+", r"\1***", text)
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"):
         value = os.environ.get(name, "")

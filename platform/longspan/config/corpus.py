@@ -6,6 +6,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from longspan.config.fields import NUMBER, Fraction, NonNegativeFloat, Place, PositiveInt, Section
 from longspan.config.tasks import Task
+from longspan.uri import is_remote
 
 SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 TableQuestion = Literal[
@@ -79,7 +80,10 @@ class FileSection(Section):
         return self.max_bad_share if self.on_bad == "skip" else 0.0
 
     @model_validator(mode="after")
-    def _limit_fits(self) -> "FileSection":
+    def _settings_fit(self) -> "FileSection":
+        local = next((path for path in self.paths if self.anonymous and not is_remote(path)), None)
+        if local is not None:
+            raise ValueError(f"'anonymous' is for s3:// only, and {local} is a local path; leave it out")
         if self.on_bad == "refuse" and self.max_bad_share != type(self).model_fields["max_bad_share"].default:
             raise ValueError("'max_bad_share' has no meaning for on_bad 'refuse', which allows none; set on_bad: skip")
         return self

@@ -83,7 +83,7 @@ def find_all(corpus: Corpus, say: Callable[[str], None]) -> dict[str, list[Sourc
 
 def _refuse_twice(source: FileSource, uri: str, field: str, taken: dict[tuple[object, ...], str]) -> None:
     """Raises ConfigError where the same was taken of the file before; two columns of one file are two things."""
-    same = uri if storage.is_remote(uri) else os.path.realpath(uri)
+    same = storage.signed(uri) if storage.is_remote(uri) else os.path.realpath(uri)
     what = source.messages_field if isinstance(source, ChatSource) else getattr(source, "text_field", None)
     key = (same, source.type, what)
     if key in taken:
@@ -111,7 +111,7 @@ def find_files(source: FileSource, field: str, left: dict[str, list[str]] | None
         StorageError: a listing could not be had.
     """
     found: list[SourceFile] = []
-    for number, path in enumerate(source.paths):
+    for number, path in enumerate(map(storage.anonymous, source.paths) if source.anonymous else source.paths):
         sizes = storage.list_sizes(path)
         if not sizes and storage.exists(path):
             found.append(SourceFile(storage.absolute(path), storage.size(path)))

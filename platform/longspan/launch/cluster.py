@@ -7,6 +7,8 @@ import json
 import math
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import uuid
 from contextlib import ExitStack
@@ -22,7 +24,9 @@ from longspan.feed.source import feed_spec
 from longspan.launch.follow import follow_metrics
 from longspan.slots import Need, require_slots
 
+_HOW_TO_LOG_IN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN (or ~/.ray/auth_token) to the cluster's"
 _CONNECT_TIMEOUT_S = 10.0
+_HEALTH_TIMEOUT_S = 60.0
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -60,13 +64,15 @@ def join_cluster(address: str | None, cpus: float, field: str) -> None:
         start_cluster(cpus)
         return
     refuse_unreachable(address, field)
+    refuse_without_token(address, field)
     # Retry budgets, time-outs and the cache folder hold on every node.
     own = {name: value for name, value in os.environ.items() if name.startswith("LONGSPAN_")}
     environment = {"py_modules": [str(_PACKAGE)], **({"env_vars": own} if own else {})}
     try:
         ray.init(address=address, runtime_env=environment, log_to_driver=True)
     except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"{field}: no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from None
+        more = f"; if it wants a token, {_HOW_TO_LOG_IN}" if address.startswith("ray://") else ""
+        raise ConfigError(f"{field}: no Ray cluster at '{address}' ({str(error).splitlines()[0]}){more}") from None
 
 
 def refuse_unreachable(address: str, field: str) -> None:
@@ -78,6 +84,33 @@ def refuse_unreachable(address: str, field: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise ConfigError(f"{field}: no Ray cluster at '{address}' ({error.strerror or error})") from None
+
+
+def refuse_without_token(address: str, field: str) -> None:
+    """Raise ConfigError where the cluster wants a token that this process does not give.
+
+    Ray itself warns for 20 s and then says that it cannot connect; without the token that RAY_AUTH_MODE promises it
+    ends the process. So `ray health-check` asks first, in a process of its own.
+    """
+    if os.environ.get("RAY_AUTH_MODE") == "token" and not _has_token():
+        raise ConfigError(f"{field}: RAY_AUTH_MODE is token, but no token is given; {_HOW_TO_LOG_IN}")
+    if address.startswith("ray://") or not address.rpartition(":")[2].isdigit():
+        return
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        done = subprocess.run(  # noqa: S603 - Ray's own command, and no shell that could read the address
+            command, capture_output=True, text=True, check=False, timeout=_HEALTH_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        return  # whatever is wrong: `ray.init` tells
+    if done.returncode and "AuthenticationError" in done.stderr:
+        given = "the one that is given is another" if os.environ.get("RAY_AUTH_MODE") == "token" else "none is given"
+        raise ConfigError(f"{field}: the Ray cluster at '{address}' wants a token, and {given}; {_HOW_TO_LOG_IN}")
+
+
+def _has_token() -> bool:
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or os.path.isfile(path)
 
 
 def start_cluster(cpus: float, quiet: bool = False) -> None:

@@ -30,13 +30,14 @@ from longspan.storage.objects import (
 from longspan.storage.retry import RetryPolicy, get_policy, set_policy, use_policy
 from longspan.storage.trees import download_tree, local_copy, local_directory, upload_tree
 from longspan.storage.writable import check_output
-from longspan.uri import absolute, is_remote, join, relative_name
+from longspan.uri import absolute, anonymous, is_remote, join, relative_name, signed
 
 __all__ = [
     "NotFoundError",
     "RetryPolicy",
     "absolute",
     "adopted",
+    "anonymous",
     "arrow_filesystem",
     "carried",
     "check_lease",
@@ -66,6 +67,7 @@ __all__ = [
     "read_text",
     "relative_name",
     "set_policy",
+    "signed",
     "size",
     "taking_over",
     "upload_file",

@@ -38,6 +38,7 @@ def arrow_filesystem(uri: Uri) -> "tuple[pyarrow.fs.FileSystem, str]":
     policy = get_policy()
     url = urlsplit(endpoint() or "https:")
     filesystem = pyarrow.fs.S3FileSystem(
+        anonymous=location.is_anonymous,
         region=region(),
         scheme=url.scheme,
         endpoint_override=url.netloc or None,

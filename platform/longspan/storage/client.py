@@ -112,13 +112,15 @@ def request(
     """
     policy = policy or get_policy()
     timeout_s = policy.attempt_timeout_s(num_bytes)
-    key = _client_key(policy)
+    if location.is_anonymous and verb in ("write", "delete"):
+        raise StorageError(f"cannot {verb} {location.uri}: anonymous@ is for reading; give the bucket without it")
+    key = _client_key(policy, location.is_anonymous)
     clients: list[S3FileSystem] = []
 
     def attempt() -> Reply:
         import fsspec.asyn
 
-        clients[:] = [_client(key, policy)]
+        clients[:] = [_client(key, policy, location.is_anonymous)]
         received: list[tuple[str, bytes]] = []  # a list for each try: one that timed out may not have ended yet
         now = fields if download is None else fields | download.fields()
         body = None if download is None else received
@@ -162,16 +164,16 @@ async def _call(
     return answer
 
 
-def _client_key(policy: RetryPolicy) -> tuple[object, ...]:
+def _client_key(policy: RetryPolicy, is_anonymous: bool) -> tuple[object, ...]:
     environment = tuple(os.environ.get(name) for name in _ENVIRONMENT)
-    return (os.getpid(), policy.connect_timeout_s, policy.read_timeout_s, environment)
+    return (os.getpid(), policy.connect_timeout_s, policy.read_timeout_s, is_anonymous, environment)
 
 
-def _client(key: tuple[object, ...], policy: RetryPolicy) -> "S3FileSystem":
+def _client(key: tuple[object, ...], policy: RetryPolicy, is_anonymous: bool) -> "S3FileSystem":
     client = _clients.get(key)
     if client is None:
         # Two threads may both make one; setdefault keeps a single winner, and the other never connected.
-        client = _clients.setdefault(key, _new_client(policy))
+        client = _clients.setdefault(key, _new_client(policy, is_anonymous))
     return client
 
 
@@ -180,12 +182,13 @@ def _forget(key: tuple[object, ...], client: "S3FileSystem") -> None:
         _clients.pop(key, None)
 
 
-def _new_client(policy: RetryPolicy) -> "S3FileSystem":
+def _new_client(policy: RetryPolicy, is_anonymous: bool) -> "S3FileSystem":
     from s3fs import S3FileSystem
 
     name = region()
     client = S3FileSystem(
         asynchronous=False,
+        anon=is_anonymous,
         endpoint_url=endpoint(),
         skip_instance_cache=True,
         use_listings_cache=False,

@@ -60,7 +60,8 @@ def understand(exception: Exception, verb: str, location: Location) -> Failure:
     if not _is_from_client(exception):
         return Failure(reason, exception)
     if type(exception).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
-        reason = f"no usable credentials ({reason}); give them through {_CHAIN}"
+        mend = f"give them through {_CHAIN}, or write s3://anonymous@{location.bucket} if it is public"
+        reason = f"no usable credentials ({reason}); {mend}"
     return Failure(reason, StorageError(f"cannot {verb} {location.uri}: {reason}"))
 
 
@@ -114,6 +115,8 @@ def _understand_response(response: dict[str, Any], verb: str, location: Location
 
 
 def _permission_text(reason: str, verb: str, location: Location) -> str:
+    if location.is_anonymous:
+        return f"permission denied ({reason}); it is not public, or does not exist: leave anonymous out"
     text = f"permission denied ({reason}); the identity that {_CHAIN} gives must be valid and have {_PERMISSIONS[verb]}"
     if verb == "read":  # S3 hides whether an object exists from those who may not list
         text += f", and s3:ListBucket on {location.bucket}, without which a missing object is refused too"

@@ -20,6 +20,8 @@ def check_output(uri: Uri, field: str) -> None:
         StorageError: the store cannot be reached.
     """
     location = parse(uri)
+    if location.is_anonymous:
+        raise ConfigError(f"{field}: {location.uri}: anonymous@ is for reading; give the bucket without it")
     if location.is_remote:
         try:
             s3.is_folder(location)
