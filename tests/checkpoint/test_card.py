@@ -153,6 +153,14 @@ def test_a_base_that_longspan_made_is_told_by_its_own_base(tmp_path: Path) -> No
     )
 
 
+def test_what_goes_on_from_a_merge_has_both_of_its_bases(tmp_path: Path) -> None:
+    card = merge_card("merge", {"a": ORIGIN, "b": Origin("org/other", None, None, ORIGIN.metadata)}, LINEAR, 256, [])
+    found = origin(tmp_path / "02-merge" / "checkpoint", card)
+    text = train_card(tiny_recipe("x"), found, LINEAR, Window(256, 256))
+    assert card_of(text).data.base_model == ["org/base", "org/other"]
+    assert "org/base + org/other (as 02-merge made it), trained further at its window of 256 tokens" in text
+
+
 @pytest.mark.parametrize(
     "card",
     [

@@ -21,6 +21,7 @@ from longspan.rope import RopeSettings, config_keys, to_hf
 _FROM_BASE = ("license", "license_name", "license_link", "language")
 _TAG = "longspan"
 _EVALUATION = "Evaluation"
+_AND = " + "
 _FOLDER = "path/to/this/folder"
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank."""
@@ -32,7 +33,7 @@ class Origin:
     """A source model as a card may name it.
 
     Attributes:
-        name: on the hub, or the last part of a directory's path.
+        name: on the hub, or the last part of a directory's path; of a merge, those of both with " + " between.
         revision: commit or tag on the hub, where it is known.
         through: the run of longspan that made of it what is the source here, if one did.
         metadata: licence and languages, from its own card.
@@ -54,7 +55,7 @@ def origin_of(path: str, revision: str | None, folder: Path) -> Origin:
     base: Any = known.get("base_model")
     name, found = _name(path)
     if _TAG in (known.get("tags") or []) and _is_plain(base):
-        first = base if isinstance(base, str) else " + ".join(base)
+        first = base if isinstance(base, str) else _AND.join(base)
         return Origin(first, known.get("base_model_revision"), name, metadata)
     return Origin(name, revision or found, None, metadata)
 
@@ -256,7 +257,7 @@ def _data(
 ) -> Any:
     from huggingface_hub import ModelCardData
 
-    names = list(dict.fromkeys(origin.name for origin in origins))
+    names = list(dict.fromkeys(name for origin in origins for name in origin.name.split(_AND)))
     values: dict[str, Any] = dict(origins[0].metadata) if origins else {}
     if len({origin.metadata.get("license") for origin in origins}) > 1:  # the text names them
         values = {key: value for key, value in values.items() if not key.startswith("license")}

@@ -56,11 +56,12 @@ def export_scale(run: str, window: int, output: str) -> dict[str, Any]:
             if name.endswith((".safetensors", ".safetensors.index.json")):
                 put(name, partial(_fetch, storage.join(source, name)))
         moved = Window(config["max_position_embeddings"], window)
-        files = companions(folder, moved, remote_code=True)  # what is there was trusted when the run was exported
+        trusted = recipe.model.trust_remote_code
+        files = companions(folder, moved, trusted)
         card = as_file(_card(recipe, run, folder, settings, Window(original, window)))
         for name, write in {**files, **card}.items():
             put(name, write)
-        code = {name for name in companion_names(folder, remote_code=True) if name.endswith(".py")}
+        code = {name for name in companion_names(folder, trusted) if name.endswith(".py")}
 
         def write_config(path: Path) -> None:
             path.write_text(json.dumps({**config, "max_position_embeddings": window}), encoding="utf-8")
