@@ -112,6 +112,22 @@ def test_loads_at_its_scale_in_plain_transformers(tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_weights_in_several_files_go_along_with_their_index(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    finished_run(base_of(tmp_path), tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoint"
+    AutoModelForCausalLM.from_pretrained(checkpoint).save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    (checkpoint / "model.safetensors").unlink()
+    shards = {path.name: path.read_bytes() for path in (tmp_path / "sharded").glob("model*")}
+    assert len(shards) > 2
+    for name, content in shards.items():
+        (checkpoint / name).write_bytes(content)
+    export_scale(str(tmp_path / "run"), 128, str(tmp_path / "out"))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("model*")} == shards
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
 def test_from_a_store_into_a_store(tmp_path: Path, s3_bucket: str) -> None:
     base = base_of(tmp_path)
     finished_run(base, tmp_path / "run")
