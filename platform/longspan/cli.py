@@ -74,7 +74,7 @@ def prepare(
         from longspan.config.corpus import Corpus
         from longspan.config.load import apply_overrides, parse, read_yaml
 
-        config = parse(Corpus, apply_overrides(read_yaml(corpus), with_output(overrides, output)), corpus)
+        config = parse(Corpus, apply_overrides(read_yaml(corpus, "corpus"), with_output(overrides, output)), corpus)
         _writable(config.output)
         from longspan.corpus.render import render_manifest
         from longspan.launch.prepare import prepare_corpus
@@ -370,7 +370,7 @@ def _print(renderable: object) -> None:
 
 
 def main() -> None:
-    app()
+    app(prog_name="longspan")
 
 
 if __name__ == "__main__":

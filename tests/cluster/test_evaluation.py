@@ -42,5 +42,7 @@ def test_a_mistake_found_in_the_task_is_one_line(ray_cluster: None, material: Pa
     for launch in ("local", "ray"):
         with pytest.raises(ConfigError) as raised:
             evaluate_checkpoint(str(material / "model"), recipe_for(material, launch, text_source="none"))
-        assert str(raised.value).startswith("evaluate.text_source: 'none' is none of the manifest's sources")
+        assert str(raised.value).startswith(
+            "evaluate.text_source: 'none' is no source of the corpus; it has text, other"
+        )
         assert "\n" not in str(raised.value)

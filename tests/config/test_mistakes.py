@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from longspan.config.corpus import Corpus
-from longspan.config.load import MAX_CONFIG_BYTES, apply_overrides, load_recipe, parse, read_yaml
+from longspan.config.load import load_recipe, parse, read_yaml
 from longspan.errors import ConfigError, TopologyError
 from tests.config.conftest import CORPUS, RECIPE
 
 Written = Callable[[str | bytes], Path]
 RAY = "parallel.launch=ray"
+
 
 @pytest.mark.parametrize(
     ("from_length", "offset", "message"),
@@ -71,9 +72,10 @@ def test_a_layout_that_does_not_divide(written: Written, overrides: list[str], m
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing.yaml", tmp_path):
-        with pytest.raises(ConfigError, match=r": no such file; give the path of a YAML file$"):
-            read_yaml(path)
+    with pytest.raises(ConfigError, match=r": no such file; give the path of a YAML file$"):
+        read_yaml(tmp_path / "missing.yaml")
+    with pytest.raises(ConfigError, match=r": is a folder; give the path of a YAML file$"):
+        read_yaml(tmp_path)
     with pytest.raises(ConfigError, match="cannot be read: File name too long"):
         read_yaml(tmp_path / ("x" * 3000))
 

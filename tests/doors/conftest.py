@@ -49,12 +49,12 @@ COMPARE = {
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`recipe.yaml`, `pipeline.yaml`, `sweep.yaml`, `compare.yaml` and `corpus.yaml` are sound, and so are `model`,
-    `data` (its corpus, with the source `text`) and `text/a.txt`. `plain.yaml` and `plain-corpus.yaml` are the recipe and
-    the corpus of `tests/config`, whose files are not there. `binary` is a file of bytes, `void` an empty folder.
+    `data` (its corpus, with the source `text`) and `text/a.txt`. `plain.yaml` and `plain-corpus.yaml` are the recipe
+    and the corpus of `tests/config`, whose files are not there. `binary` is a file of bytes, `void` an empty folder.
     """
     folder = tmp_path_factory.mktemp("doors")
     (folder / "text").mkdir()
-    (folder / "text" / "a.txt").write_text("".join(f"line {n}: the {n * 7 % 13} grey geese.\n" for n in range(200)))
+    (folder / "text" / "a.txt").write_text("".join(f"line {n} has the {n * 7 % 13} grey geese.\n" for n in range(200)))
     (folder / "binary").write_bytes(bytes(range(256)) * 10)
     (folder / "void").mkdir()
     corpus: dict[str, Any] = {"output": "data", "tokenizer": {"train_vocab_size": 300}}

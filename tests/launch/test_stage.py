@@ -202,7 +202,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"evaluate": {"lengths": [64], "text_source": "hold"}},
         ConfigError,
-        "evaluate.text_source: 'hold' is not a source; it has held, text",
+        "evaluate.text_source: 'hold' is no source of the corpus; it has text, held",
     ),
     (
         {"data": {"repetition": {"by_source": {"txet": 2}}}},

@@ -21,6 +21,7 @@ from longspan.config.load import parse
 from longspan.config.model import Model
 from longspan.config.recipe import Recipe
 from longspan.errors import ConfigError, LongspanError
+from longspan.evaluate.heldout import check_held_out
 
 Report = Callable[[str], None]
 Outcome = Measured | LongspanError | None
@@ -46,7 +47,7 @@ def run_comparison(comparison: Comparison, report: Report = print) -> dict[str, 
 def _run(comparison: Comparison, report: Report) -> dict[str, Any]:
     started = time.perf_counter()
     prepare_material(comparison, report)
-    _check_analysis(comparison)
+    _check_corpus(comparison)
     runs = make_runs(comparison, _base_config(comparison))
     analyse(comparison, report)
     _stage_all(runs)
@@ -137,13 +138,14 @@ def analyse(comparison: Comparison, report: Report) -> None:
     describe(manifest_uri(comparison), output)
 
 
-def _check_analysis(comparison: Comparison) -> None:
+def _check_corpus(comparison: Comparison) -> None:
     from longspan.corpus.manifest import named_manifest
 
-    known = named_manifest(manifest_uri(comparison), "recipe.data.manifest").source_names
+    manifest = named_manifest(manifest_uri(comparison), "recipe.data.manifest")
     for name in comparison.impact.sources if comparison.impact else ():
-        if name not in known:
-            raise ConfigError(f"impact.sources: '{name}' is none of the corpus's {known}")
+        if name not in manifest.source_names:
+            raise ConfigError(f"impact.sources: '{name}' is none of the corpus's {manifest.source_names}")
+    check_held_out(manifest, comparison.evaluate.text_source, comparison.evaluate.lengths)
 
 
 def _stage_all(runs: list[Run]) -> None:

@@ -217,7 +217,7 @@ class Comparison(Section):
 
 def load_comparison(path: str | Path, overrides: list[str] | None = None) -> Comparison:
     """The comparison in a YAML file, with overrides. Raises ConfigError with one line (see `load.parse`)."""
-    values = apply_overrides(read_yaml(path), overrides or [])
+    values = apply_overrides(read_yaml(path, "comparison"), overrides or [])
     return parse(Comparison, _with_places(values), str(path))
 
 

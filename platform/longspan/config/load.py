@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from longspan.config.recipe import Recipe
-from longspan.errors import ConfigError
+from longspan.errors import ConfigError, TopologyError
 
 MAX_CONFIG_BYTES = 1_000_000
 T = TypeVar("T", bound=BaseModel)
@@ -46,16 +46,35 @@ def _load_yaml(text: str) -> Any:
         raise ValueError(str(error)) from None
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+_KINDS = {"stages": "pipeline", "space": "sweep", "methods": "comparison", "sources": "corpus", "train": "recipe"}
+"""What a file is, by the key that no other kind has at its top."""
+_COMMANDS = {"pipeline": "run", "sweep": "sweep", "comparison": "compare", "corpus": "prepare", "recipe": "train"}
+
+
+def read_yaml(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     """Mapping in a YAML file.
 
+    Args:
+        kind: what it is to be, one of `_COMMANDS`; None takes any.
+
     Raises:
-        ConfigError: the file is missing, too large, not UTF-8, not YAML, or not a mapping.
+        ConfigError: the file is missing, too large, not UTF-8, not YAML, not a mapping, or of another kind.
     """
+    value = _read_mapping(path)
+    found = {name for key, name in _KINDS.items() if key in value}
+    if kind is not None and len(found) == 1 and kind not in found:
+        (other,) = found
+        raise ConfigError(f"{path}: this is a {other}, not a {kind}; give it to `longspan {_COMMANDS[other]}`")
+    return value
+
+
+def _read_mapping(path: str | Path) -> dict[str, Any]:
     file = Path(path)
     try:
-        if not file.is_file():
-            raise ConfigError(f"{path}: no such file; give the path of a YAML file")
+        if file.is_dir() and str(path):
+            raise ConfigError(f"{path}: is a folder; give the path of a YAML file")
+        if not file.is_file() or not str(path):
+            raise ConfigError(f"{str(path) or repr('')}: no such file; give the path of a YAML file")
         size = file.stat().st_size
         if size > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path}: {size} bytes is no configuration; the limit is {MAX_CONFIG_BYTES}")
@@ -111,12 +130,15 @@ def parse(model: type[T], values: dict[str, Any], origin: str) -> T:
     """`values` as a `model`.
 
     Raises:
-        ConfigError: one line for the first mistake found: the dotted field, what is wrong and what would be right.
+        ConfigError, TopologyError: one line for the first mistake found: the dotted field, what is wrong and what would
+            be right.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{origin}: {_describe(model, values, error.errors())}") from None
+    except TopologyError as error:
+        raise TopologyError(f"{origin}: {error}") from None
 
 
 def _describe(model: type[BaseModel], values: dict[str, Any], errors: list[Any]) -> str:
@@ -186,7 +208,7 @@ def _sections_in(annotation: Any) -> list[type[BaseModel]]:
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """The recipe in a YAML file, with overrides. Raises ConfigError with one line (see `parse`)."""
-    return parse(Recipe, apply_overrides(read_yaml(path), overrides or []), str(path))
+    return parse(Recipe, apply_overrides(read_yaml(path, "recipe"), overrides or []), str(path))
 
 
 def to_yaml(section: BaseModel) -> str:

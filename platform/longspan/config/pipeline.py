@@ -179,7 +179,7 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
     Raises:
         ConfigError: one line that names the dotted field (`stages.1.train.steps`), what is wrong and the mend.
     """
-    spec = parse(PipelineSpec, apply_overrides(read_yaml(path), list(overrides)), str(path))
+    spec = parse(PipelineSpec, apply_overrides(read_yaml(path, "pipeline"), list(overrides)), str(path))
     return resolve_pipeline(spec, Path(path))
 
 
@@ -257,7 +257,7 @@ def _recipe(
     extended: Values = {}
     if own.extends is not None:
         try:
-            extended = read_yaml(file.parent / own.extends)
+            extended = read_yaml(file.parent / own.extends, "recipe")
         except ConfigError as error:
             raise ConfigError(f"{file}: {field}.extends: {error}") from None
     values = overlay(overlay(extended, common), own.given())

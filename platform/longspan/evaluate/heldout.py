@@ -3,6 +3,8 @@
 The only place of this room that opens a corpus; everything else works on plain arrays.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,32 @@ from longspan.corpus.index import corpus_table, document_offset
 from longspan.corpus.manifest import Manifest
 from longspan.corpus.reader import TokenReader
 from longspan.errors import ConfigError
+
+
+def check_held_out(
+    manifest: Manifest,
+    source: str,
+    lengths: Sequence[int],
+    fields: tuple[str, str] = ("evaluate.text_source", "evaluate.lengths"),
+) -> None:
+    """Is there such a source, with enough text for the longest of `lengths`, in tokens?
+
+    Args:
+        fields: that name the source and the lengths, for messages.
+
+    Raises:
+        ConfigError: it is not; names the field.
+    """
+    if source not in manifest.sources:
+        raise ConfigError(
+            f"{fields[0]}: '{source}' is no source of the corpus; it has {', '.join(manifest.source_names)}"
+        )
+    there = manifest.sources[source].tokens
+    if max(lengths) > there:
+        raise ConfigError(
+            f"{fields[1]}: {max(lengths)} tokens, but source '{source}' has {there}; give shorter lengths, or a larger"
+            " source of held-out text"
+        )
 
 
 def held_out_documents(
@@ -26,11 +54,10 @@ def held_out_documents(
         token ids uint32 [num_tokens] of each document, in the corpus's order.
 
     Raises:
-        ConfigError: no such source, or one that holds needle tokens itself.
+        ConfigError: no such source, one that is too short, or that holds needle tokens itself.
         DataError: the corpus is damaged.
     """
-    if source not in manifest.source_names:
-        raise ConfigError(f"evaluate.text_source: '{source}' is none of the manifest's sources {manifest.source_names}")
+    check_held_out(manifest, source, [longest])
     table = corpus_table(manifest_uri, manifest)
     place = manifest.source_names.index(source)
     first = int(table.source_documents[:place].sum())

@@ -129,8 +129,8 @@ def _score(
     corpus, output, fingerprint, settings = job.corpus, job.output, job.fingerprint, job.settings
     if storage.exists(storage.join(output, MANIFEST_FILE)):  # since the first look
         return _already_there(output, fingerprint, say)
-    _claim(output, fingerprint)
     units = list_units(corpus, manifest, settings)
+    _claim(output, fingerprint)
     parts = _finished(output, fingerprint, units)
     if parts:
         say(f"{output}: {len(parts)} of {len(units)} units are done already, going on with the rest")

@@ -8,6 +8,7 @@ from typing import Any
 
 from longspan import storage
 from longspan.corpus.manifest import named_manifest
+from longspan.evaluate.heldout import check_held_out
 from longspan.evaluate.run import EvaluationSettings, evaluate_model
 
 
@@ -15,7 +16,8 @@ def assess(model: str, manifest: str, settings: EvaluationSettings, output: str 
     """The table for the console; with `output`, also summary.json, plots and report.html there."""
     from longspan.observe.tables import results_table
 
-    named_manifest(manifest, "--manifest")
+    known = named_manifest(manifest, "--manifest")
+    check_held_out(known, settings.text_source, settings.lengths, ("--source", "--lengths"))
     with storage.hold(output, "evaluate") if output is not None else nullcontext():
         return results_table(_assess(model, manifest, settings, output))
 

@@ -17,6 +17,7 @@ from longspan.corpus.index import corpus_table
 from longspan.corpus.manifest import MANIFEST_FILE, Manifest, named_manifest
 from longspan.corpus.plan_table import INFO_FILE, read_plan_info, write_plan
 from longspan.errors import ConfigError, DataError, StorageError
+from longspan.evaluate.heldout import check_held_out
 from longspan.feed.scores import check_scores, scores_mark
 from longspan.feed.source import PLAN_FOLDER
 from longspan.launch.survey import describe_survey, open_survey, watched, write_description
@@ -83,11 +84,10 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
             f" {config.vocab_size}; prepare the corpus with the model's own tokenizer"
         )
     plan_settings(recipe, manifest.source_names)
-    if recipe.evaluate.text_source is not None and recipe.evaluate.text_source not in manifest.sources:
-        known = ", ".join(sorted(manifest.sources))
-        raise ConfigError(f"evaluate.text_source: '{recipe.evaluate.text_source}' is not a source; it has {known}")
     if recipe.evaluate.lengths and recipe.evaluate.text_source is None:
         raise ConfigError("evaluate.text_source: required when evaluate.lengths is given; name a held-out source")
+    if recipe.evaluate.text_source is not None:
+        check_held_out(manifest, recipe.evaluate.text_source, recipe.evaluate.lengths or [0])
     check_tokenizer(recipe, manifest)
     check_corpus(recipe.data.manifest, manifest)
     check_scores(recipe, manifest)

@@ -8,6 +8,7 @@ from longspan.config.pipeline import BASE, CHECKPOINT, Pipeline, TrainStage
 from longspan.corpus.changed import check_corpus
 from longspan.corpus.manifest import named_manifest
 from longspan.errors import ConfigError, LongspanError
+from longspan.evaluate.heldout import check_held_out
 from longspan.feed.scores import check_scores
 from longspan.planner.settings import plan_settings
 from longspan.recipes.plan import Step, inputs_of
@@ -33,12 +34,8 @@ def check_ahead(pipeline: Pipeline, steps: Iterable[Step]) -> None:
             _check_stage(stage)
     if pipeline.evaluate is not None and any(step.evaluate for step in steps):
         manifest = named_manifest(pipeline.evaluate.manifest, "evaluate.manifest")
-        source = pipeline.evaluate.text_source
-        if source not in manifest.sources:
-            known = ", ".join(sorted(manifest.sources))
-            raise ConfigError(
-                f"evaluate.text_source: '{source}' is no source of the evaluation's corpus; it has {known}"
-            )
+        # Both are given: config.pipeline.Evaluation checks it.
+        check_held_out(manifest, pipeline.evaluate.text_source or "", pipeline.evaluate.lengths)
 
 
 def _check_base(pipeline: Pipeline) -> None:

@@ -75,7 +75,7 @@ def load_sweep(path: str, overrides: list[str]) -> tuple[Sweep, Recipe]:
     Raises:
         ConfigError: the file, the base recipe, or a key of the space is wrong.
     """
-    values = apply_overrides(read_yaml(path), overrides)
+    values = apply_overrides(read_yaml(path, "sweep"), overrides)
     sweep = parse(Sweep, values, path)
     recipe = Path(path).parent / sweep.recipe
     base = _base(path, recipe, sweep)
@@ -93,7 +93,7 @@ def load_sweep(path: str, overrides: list[str]) -> tuple[Sweep, Recipe]:
 
 def _base(path: str, recipe: Path, sweep: Sweep) -> Recipe:
     try:
-        values = read_yaml(recipe)
+        values = read_yaml(recipe, "recipe")
     except ConfigError as error:
         raise ConfigError(f"{path}: recipe: {error}") from None
     try:
