@@ -103,7 +103,7 @@ def _backend(tokenizer: "PreTrainedTokenizerBase", added_tokens: AddedTokens) ->
     """What is below a fast tokenizer, set to take every text whole and special tokens as text."""
     backend = tokenizer.backend_tokenizer
     if added_tokens == "text" and plain_added_tokens(tokenizer):
-        backend = _without_added(backend.to_str())
+        backend = _with_special(backend.to_str())
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
@@ -111,12 +111,16 @@ def _backend(tokenizer: "PreTrainedTokenizerBase", added_tokens: AddedTokens) ->
 
 
 @lru_cache(maxsize=2)
-def _without_added(description: str) -> Any:
-    """The tokenizer of this JSON without its added tokens that are neither special nor only space."""
+def _with_special(description: str) -> Any:
+    """The tokenizer of this JSON with all its added tokens special, those of only space aside.
+
+    Left out they cannot be: the ids of the others would move up.
+    """
     from tokenizers import Tokenizer
 
     values = json.loads(description)
-    values["added_tokens"] = [t for t in values["added_tokens"] if t["special"] or not t["content"].strip()]
+    for token in values["added_tokens"]:
+        token["special"] = bool(token["special"] or token["content"].strip())
     return Tokenizer.from_str(json.dumps(values))
 
 

@@ -25,6 +25,7 @@ from longspan.corpus.bad_rows import LimitWatch, Tally, num_bad
 from longspan.corpus.chat import chat_template
 from longspan.corpus.combine import SHARDS_FOLDER, check_bad_rows, combine, pool_shards, records_of, text_shards
 from longspan.corpus.documents import Job, chat_format, check_knots, check_synl, num_bos, windows_of
+from longspan.corpus.encoding import WHOLE_BYTES, is_divisible, plain_added_tokens
 from longspan.corpus.manifest import MANIFEST_FILE, Manifest, ShardInfo, TokenizerInfo, load_manifest
 from longspan.corpus.records import UNITS_FOLDER
 from longspan.corpus.sources import read_texts
@@ -235,12 +236,26 @@ def _tokenizer(
         say(f"tokenizer: training {corpus.tokenizer.train_vocab_size} byte-level BPE tokens")
         tokenizer = train_tokenizer(_training_texts(corpus, units), corpus.tokenizer)
     _check_sources(corpus, tokenizer)
-    if not tokenizer.is_fast:
-        say(f"tokenizer: {corpus.tokenizer.path} has no fast version; it is several times slower")
+    _say_of_tokenizer(corpus, tokenizer, say)
     info = store_tokenizer(tokenizer, corpus.output)
     values = {"corpus": fingerprint, "inputs": inputs, "tokenizer": asdict(info)}
     storage.write_json(storage.join(corpus.output, _STATE_FILE), values)
     return info, sentence_end_ids(tokenizer)
+
+
+def _say_of_tokenizer(corpus: Corpus, tokenizer: "PreTrainedTokenizerBase", say: Progress) -> None:
+    """What of the tokenizer costs time or memory, or makes other ids than asked for."""
+    if not tokenizer.is_fast:
+        marks = "; its added tokens in texts stay text" if plain_added_tokens(tokenizer) else ""
+        say(f"tokenizer: {corpus.tokenizer.path} has no fast version; it is several times slower{marks}")
+    texts = [source for source in corpus.sources if isinstance(source, TextualSource)]
+    if texts and not is_divisible(tokenizer):
+        limit = max(source.max_document_bytes for source in texts)
+        say(
+            "tokenizer: a long document cannot be encoded in pieces with the same ids; a worker may need"
+            f" {WHOLE_BYTES} bytes of memory for each of its bytes, {limit * WHOLE_BYTES / 1e9:,.0f} GB for one of"
+            f" max_document_bytes {limit}"
+        )
 
 
 def _training_texts(corpus: Corpus, units: dict[str, list[Unit]]) -> Iterator[str]:
