@@ -21,7 +21,7 @@ from longspan.config.recipe import Recipe
 from tests.tiny import tiny_recipe
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "cluster" / "README.md")
+PAGES = (ROOT / "README.md", ROOT / "cluster" / "README.md", ROOT / "docs" / "corpora.md")
 USAGE_ERROR = typer.BadParameter.__mro__[1]
 """The base of all that a wrong command line raises; typer, which has its own click now, does not name it."""
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 AddedTokens = Literal["ids", "text"]
-WHOLE_BYTES, PIECE_BYTES = 500, 8
-"""Memory of a worker for each byte of a document at most, where it is encoded whole and where in pieces: measured, of
-ASCII text, see docs/corpora.md.
-"""
+WHOLE_BYTES = 120
+"""Memory of a worker for each byte of a document that is encoded whole; in pieces it is 15 (docs/corpora.md)."""
 _BATCH_CHARACTERS, _BATCH_TEXTS = 2_000_000, 512
 _PIECE_CHARACTERS = 2_000_000
 _CUT = re.compile(r"[A-Za-z](?= [A-Za-z])")

@@ -252,7 +252,7 @@ def _say_of_tokenizer(corpus: Corpus, tokenizer: "PreTrainedTokenizerBase", say:
     if texts and not is_divisible(tokenizer):
         limit = max(source.max_document_bytes for source in texts)
         say(
-            "tokenizer: a long document cannot be encoded in pieces with the same ids; a worker may need"
+            "tokenizer: a long document cannot be encoded in pieces with the same ids; a worker needs about"
             f" {WHOLE_BYTES} bytes of memory for each of its bytes, {limit * WHOLE_BYTES / 1e9:,.0f} GB for one of"
             f" max_document_bytes {limit}"
         )
