@@ -80,6 +80,7 @@ def plan_settings(source: str, num_samples: int, sample_length: int, packing: st
         steps=num_samples,
         global_batch_size=1,
         sample_length=sample_length,
+        trained_length=sample_length,
         packing="best_fit" if packing == "best_fit" else "sequential",
         shuffle=True,
         shuffle_tokens=32_000_000,

@@ -38,6 +38,7 @@ def settings_of(
         steps=max(1, table.num_tokens // sample_length // 8),
         global_batch_size=8,
         sample_length=sample_length,
+        trained_length=sample_length,
         packing="best_fit" if packing == "best_fit" else "sequential",
         shuffle=shuffle_tokens > 0,
         shuffle_tokens=max(1, shuffle_tokens),

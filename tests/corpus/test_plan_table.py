@@ -189,7 +189,7 @@ def test_sample_a_billion_costs_as_much_as_sample_0(s3_bucket: str, fault_proxy:
         storage.write_bytes(f"{s3_bucket}/{part_name(i)}", data)
         sizes[i], digests[i] = len(data), storage.digest_bytes(data).partition(":")[2]
     values = {
-        "version": 2,
+        "version": 3,
         "num_samples": 2 * 10**9,
         "part_samples": part_samples,
         "sample_length": 64,
@@ -229,11 +229,12 @@ def test_rejects_a_missing_or_damaged_info(stored: str, tmp_path: Path) -> None:
     text = Path(stored, "plan.json").read_text()
     for damage, message in (
         (text[:-50], "not valid JSON"),
-        ("[1]", "not a sample plan of version 2"),
-        (text.replace('"version": 2', '"version": 3'), "not a sample plan of version 2"),
+        ("[1]", "not a sample plan"),
+        (text.replace('"version": 3', '"version": "x"'), "not a sample plan"),
+        (text.replace('"version": 3', '"version": 2'), "version 2, made by another longspan; this one makes version 3"),
         (text.replace('"num_samples": 1050', '"num_samples": 1051'), "does not have its fingerprint"),
         (text.replace('"manifest": "abc"', '"manifest": "abd"'), "does not have its fingerprint"),
-        (json.dumps({"version": 2}), "does not have its fingerprint"),
+        (json.dumps({"version": 3}), "does not have its fingerprint"),
     ):
         path.write_text(damage)
         with pytest.raises(DataError, match=rf"plan\.json: .*{message}"):

@@ -41,6 +41,7 @@ def staged(run: str, manifest_uri: str, *, part_samples: int = 10, **sections: o
         steps=recipe.train.steps,
         global_batch_size=recipe.train.global_batch_size,
         sample_length=recipe.data.plan_length,
+        trained_length=recipe.data.sample_length,
         packing="best_fit",
         shuffle=True,
         shuffle_tokens=400,

@@ -311,7 +311,7 @@ def test_tables_show_the_numbers() -> None:
     ):
         for table in render(describe(rope, **changes)):
             console.print(table)
-    assert "Mix over training" not in shown.getvalue()
+    assert "Mix of tokens" not in shown.getvalue()
     for table in render(describe(mix=mix)):
         console.print(table)
     text = shown.getvalue()
@@ -329,7 +329,7 @@ def test_tables_show_the_numbers() -> None:
         "Warning: rope: with theta 2",
         "To serve it: vLLM serves 64 tokens unless it is given --max-model-len 256",
         "in the source > in the plan",
-        "Mix over training, in the plan (asked)",
+        "Mix of tokens in the plan (asked)",
         "90 to 99",
         "of neighbours come from one chunk",
     ):

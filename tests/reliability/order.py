@@ -56,6 +56,7 @@ def plan_settings(steps: int, seed: int, shuffle: bool, packing: str = "best_fit
         steps=steps,
         global_batch_size=BATCH,
         sample_length=SAMPLE_LENGTH,
+        trained_length=SAMPLE_LENGTH,
         packing=packing,  # type: ignore[arg-type]
         shuffle=shuffle,
         shuffle_tokens=20_000,

@@ -24,7 +24,8 @@ def settings_of(**changes: Any) -> PlanSettings:
         "packing": "best_fit", "shuffle": True, "shuffle_tokens": 300, "upsample": {}, "max_epochs": {},
         "on_limit": "refuse", "seed": 1,
     }  # fmt: skip
-    return PlanSettings(**(values | changes))
+    values |= changes
+    return PlanSettings(**({"trained_length": values["sample_length"]} | values))
 
 
 LENGTHS = st.lists(st.integers(1, 150), min_size=1, max_size=40)

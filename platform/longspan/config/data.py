@@ -36,9 +36,9 @@ class MixPhase(Section):
     from_step: NonNegativeInt = 0
     """First optimizer step (0-based) at which these weights hold."""
     weights: dict[str, NonNegativeFloat]
-    """Share of samples drawn from each source; normalised to 1."""
+    """Share of the trained tokens that each source gets; normalised to 1. Padding counts for nothing."""
     short: ShortMix | None = None
-    """A share of the samples set aside for short documents, with a mix of its own."""
+    """A share of the tokens set aside for short documents, with a mix of its own."""
     ramp: bool = False
     """Move in a straight line from this phase's mix to the next one's, reached at its from_step."""
 

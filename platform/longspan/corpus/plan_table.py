@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 INFO_FILE = "plan.json"
-_VERSION = 2
+_VERSION = 3
+"""Of the format, and of the samples that the same recipe and corpus give: it rises when `sampling` deals otherwise."""
 _DIGEST_BYTES = 16
 _KEPT_PARTS = 4
 _FETCHES = 4
@@ -161,8 +162,15 @@ def read_plan_info(uri: str) -> PlanInfo:
         except ValueError as error:
             wrong = f"not valid JSON ({error})"
             continue
-        if not isinstance(values, dict) or values.get("version") != _VERSION:
-            wrong = f"not a sample plan of version {_VERSION}"
+        version = values.get("version") if isinstance(values, dict) else None
+        if isinstance(version, int) and version != _VERSION:
+            raise DataError(
+                f"{where}: a sample plan of version {version}, made by another longspan; this one makes version"
+                f" {_VERSION}, with other samples. Resume the run with the longspan that began it, or give a new run"
+                " another output"
+            )
+        if not isinstance(version, int):
+            wrong = "not a sample plan"
         elif values.pop("fingerprint", None) != _fingerprint(values):
             wrong = "its content does not have its fingerprint, so it is damaged"
         else:

@@ -54,7 +54,7 @@ def _draw_plan(description: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def mix_over_training(bins: Sequence[Mapping[str, Any]], path: PngPath) -> None:
-    """Share of the samples that each source has over the run: stacked areas, as asked above and as planned below.
+    """Each source's share of the trained tokens over the run: stacked areas, as asked above and as planned below.
 
     Args:
         bins: in order, {"from_step", "below_step": optimizer steps, "asked", "achieved": {source: share of 1}}.
@@ -74,7 +74,7 @@ def mix_over_training(bins: Sequence[Mapping[str, Any]], path: PngPath) -> None:
     large = sorted(names, key=lambda name: -totals[name])[: _MOST_SERIES - 1]
     shown = names if len(names) <= _MOST_SERIES else [*(name for name in names if name in large), _OTHERS]
     edges = [float(part["from_step"]) for part in bins] + [float(bins[-1]["below_step"])]
-    with style.figure(path, "Mix of sources over training", 8.2, 5.2, "Share of the samples of each step") as figure:
+    with style.figure(path, "Mix of sources over training", 8.2, 5.2, "Share of the tokens of each step") as figure:
         panels = figure.subplots(2, 1, sharex=True)
         for axes, (side, title) in zip(panels, (("asked", "Asked"), ("achieved", "In the plan")), strict=True):
             layers = [[100 * _layer(part[side], name, shown) for part in bins] for name in shown]
@@ -87,7 +87,7 @@ def mix_over_training(bins: Sequence[Mapping[str, Any]], path: PngPath) -> None:
                 edgecolor="white",
                 linewidth=0.4,
             )
-            axes.set(title=title, ylabel="Samples (%)", ylim=(0, 100), xlim=(edges[0], edges[-1]))
+            axes.set(title=title, ylabel="Tokens (%)", ylim=(0, 100), xlim=(edges[0], edges[-1]))
         panels[1].set_xlabel("Optimizer step")
         handles, labels = panels[0].get_legend_handles_labels()
         # Top down as the areas are stacked; names that begin with "_" are dropped by matplotlib, so they are set here.

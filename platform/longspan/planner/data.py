@@ -42,7 +42,8 @@ def source_figures(figures: Mapping[str, Any], settings: PlanSettings, documents
             "samples": found["samples"],
             "tokens_drawn": found["tokens"],
             "share_asked": found["asked_share"],
-            "share_achieved": found["share"],
+            "share_achieved": found["share_of_tokens"],
+            "share_of_samples": found["share_of_samples"],
             # As the limit counts them: an epoch is every document once, and its copies by upsampling.
             "epochs": found["tokens"] / max(found["corpus_tokens"] + copies, 1.0),
             "max_epochs": settings.max_epochs.get(name),
@@ -71,7 +72,7 @@ def all_lengths(sources: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def mix_over_training(figures: Mapping[str, Any], settings: PlanSettings, names: list[str]) -> list[dict[str, Any]]:
-    """Bins of whole optimizer steps, in order: the shares of the samples asked of each source, and those achieved."""
+    """Bins of whole optimizer steps, in order: each source's share of the trained tokens, as asked and as achieved."""
     found = figures["mix_over_time"]
     borders = [*found["first_step"], settings.steps]
     return [

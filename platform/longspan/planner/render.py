@@ -71,7 +71,7 @@ def _selection_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _sources(description: Mapping[str, Any]) -> "Table":
-    columns = ("documents", "tokens", "drawn", "samples", "asked", "achieved", "epochs", "upsampled")
+    columns = ("documents", "tokens", "drawn", "samples", "of samples", "asked", "of tokens", "epochs", "upsampled")
     table = _table("Sources", "source", *columns)
     for name, source in description["sources"].items():
         asked, achieved, limit = source["upsample_asked"], source["upsample_achieved"], source["max_epochs"]
@@ -81,6 +81,7 @@ def _sources(description: Mapping[str, Any]) -> "Table":
             f"{source['tokens']:,}",
             f"{source['tokens_drawn']:,}",
             f"{source['samples']:,}",
+            f"{source['share_of_samples']:.1%}",
             f"{source['share_asked']:.1%}",
             f"{source['share_achieved']:.1%}",
             f"{source['epochs']:.2f}" if limit is None else f"{source['epochs']:.2f} of {limit:g}",
@@ -98,7 +99,7 @@ def _changes(mix: Sequence[Mapping[str, Any]]) -> bool:
 def _mix(mix: Sequence[Mapping[str, Any]]) -> "Table":
     """The mix in some tenths of the run; the plot has it finer."""
     names = list(mix[0]["asked"])
-    table = _table("Mix over training, in the plan (asked)", "steps", *names)
+    table = _table("Mix of tokens in the plan (asked)", "steps", *names)
     size = -(-len(mix) // _MIX_ROWS)
     for begin in range(0, len(mix), size):
         parts = mix[begin : begin + size]

@@ -28,6 +28,7 @@ def plan_settings(recipe: Recipe, source_names: Sequence[str]) -> PlanSettings:
         steps=recipe.train.steps,
         global_batch_size=recipe.train.global_batch_size,
         sample_length=data.plan_length,
+        trained_length=data.sample_length,
         packing=data.packing,
         shuffle=data.shuffle,
         shuffle_tokens=data.shuffle_tokens,

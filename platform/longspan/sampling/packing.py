@@ -1,7 +1,9 @@
 """Documents of a source's windows packed into samples, best-fit or end to end.
 
 Both packers are generators over windows: what does not fill a sample yet is carried over into the next window's
-packing, so that a window's border costs no padding. `plan` deals their samples out by the mix.
+packing, so that a window's border costs no padding. An epoch ends with a seam: the one sample that holds all that is
+left of it and is filled up with the next epoch. So no document comes again before all have come, however small the
+source. `deal` draws the samples by the mix.
 """
 
 from bisect import bisect_left, insort
@@ -19,7 +21,7 @@ _GROUP_SAMPLES = 1 << 12
 """What is fitted at once: enough for hardly any padding, little enough for quick list operations."""
 
 _LEAST_SAMPLES = 16
-"""Windows (of a source with few tokens) are put together until they hold so many samples."""
+"""Windows of an epoch are put together until they hold so many samples."""
 
 _FULL_ENOUGH = 0.998
 _CARRIED_BINS, _CARRIED_SHARE = 4, 0.05
@@ -40,7 +42,7 @@ class Pieces:
         offset: int64 [num_pieces], first token of each in the global token stream.
         length: int32 [num_pieces], tokens, at least 1.
         epoch: int32 [num_pieces], the source's epoch that drew it.
-        waited: int32 [num_pieces], samples that went while the piece waited.
+        waited: int32 [num_pieces], samples of its epoch that went while the piece waited.
     """
 
     document: NDArray[np.int64]
@@ -76,6 +78,12 @@ class Samples:
     @property
     def num_samples(self) -> int:
         return int(self.epoch.size)
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """int64 [num_samples], tokens of each sample."""
+        ends = np.concatenate([[0], np.cumsum(self.length, dtype=np.int64)])
+        return np.diff(ends[self.span_offsets])
 
     def between(self, begin: int, stop: int) -> "Samples":
         """Samples begin to stop."""
@@ -114,45 +122,58 @@ def pack_sequential(windows: Iterator[Window], sample_length: int) -> Iterator[t
     """Documents end to end, cut at every `sample_length` tokens: nothing is dropped, no sample is padded.
 
     Yields:
-        The samples that some windows complete, and the last of those windows.
+        The samples that some windows of an epoch complete, and the last of those windows. Only the first may begin in
+        an earlier epoch.
     """
     rest = _no_pieces()
-    for line, window in _gathered(windows, _LEAST_SAMPLES * sample_length):
+    for line, window, _ in _gathered(windows, _LEAST_SAMPLES * sample_length):
         pieces, sample = _cut(_joined_pieces([rest, line]), sample_length)
         complete = sample < int(pieces.length.sum(dtype=np.int64)) // sample_length
         rest = pieces.take(~complete)
-        yield _samples_of(pieces.take(complete), sample[complete]), window
+        if complete.any():
+            yield _samples_of(pieces.take(complete), sample[complete]), window
 
 
 def pack_best_fit(windows: Iterator[Window], sample_length: int) -> Iterator[tuple[Samples, Window]]:
     """Documents whole where they fit (best-fit decreasing), longer ones cut first into full samples and a rest.
 
     The packing of Ding et al., "Fewer Truncations Improve Language Modeling" (arXiv 2404.10830), window by window.
-    Copies of a document share a sample only where keeping them apart would cost padding.
+    Copies of a document share a sample only where keeping them apart would cost padding, or in a seam.
 
     Yields:
-        The samples that some windows complete, and the last of those windows.
+        The samples that some windows of an epoch complete, and the last of those windows. Only the first may begin in
+        an earlier epoch. Where the windows end, what is left comes as a sample of its own.
     """
-    waiting = _no_pieces()
-    for line, window in _gathered(windows, _LEAST_SAMPLES * sample_length):
+    seam = waiting = _no_pieces()
+    window = None
+    for line, window, ends_epoch in _gathered(windows, _LEAST_SAMPLES * sample_length):
         parts = []
-        for group in _groups(line, sample_length):
+        groups = list(_groups(line, sample_length))
+        for number, group in enumerate(groups, start=1):
             pieces = _joined_pieces([waiting, _cut_each(group, sample_length)])
-            samples, waiting = _fit_group(pieces, sample_length, window.epoch)
+            is_last = ends_epoch and number == len(groups)
+            samples, seam, waiting = _fit_group(seam, pieces, sample_length, is_last)
             parts.append(samples)
-        yield joined(parts), window
+        samples = joined(parts)
+        if samples.num_samples:
+            yield samples, window
+    if window is not None and seam.length.size:
+        yield _samples_of(seam, np.zeros(seam.length.size, dtype=np.int64)), window
 
 
-def _gathered(windows: Iterator[Window], least_tokens: int) -> Iterator[tuple[Pieces, Window]]:
-    """Documents of windows that hold `least_tokens` together, and the last of those windows."""
+def _gathered(windows: Iterator[Window], least_tokens: int) -> Iterator[tuple[Pieces, Window, bool]]:
+    """Documents of an epoch's windows that hold `least_tokens` together, the last of those windows, and True where the
+    epoch ends with it."""
     held: list[Pieces] = []
-    tokens = 0
+    tokens, last = 0, None
     for window in windows:
-        held.append(_pieces_of(window))
-        tokens += int(window.length.sum(dtype=np.int64))
-        if tokens >= least_tokens:
-            yield _joined_pieces(held), window
+        if last is not None and (tokens >= least_tokens or window.epoch != last.epoch):
+            yield _joined_pieces(held), last, window.epoch != last.epoch
             held, tokens = [], 0
+        held.append(_pieces_of(window))
+        tokens, last = tokens + int(window.length.sum(dtype=np.int64)), window
+    if last is not None:
+        yield _joined_pieces(held), last, True
 
 
 def _groups(pieces: Pieces, sample_length: int) -> Iterator[Pieces]:
@@ -163,28 +184,40 @@ def _groups(pieces: Pieces, sample_length: int) -> Iterator[Pieces]:
     return (pieces.take(slice(begin, stop)) for begin, stop in pairwise(cuts))
 
 
-def _fit_group(pieces: Pieces, sample_length: int, epoch: int) -> tuple[Samples, Pieces]:
-    """Samples to feed now, and the pieces that wait for the next group.
+def _fit_group(seam: Pieces, pieces: Pieces, sample_length: int, ends_epoch: bool) -> tuple[Samples, Pieces, Pieces]:
+    """Samples to feed now, the seam that is open after them, and the pieces that wait for the next group.
 
-    What waited over the end of its epoch goes with the first group of the next: no document is ever an epoch late.
+    Args:
+        seam: what is left of the epochs before: stays in one sample, which comes first.
+        pieces: of one epoch.
+        ends_epoch: True for the epoch's last group: none waits, and what has most room becomes the seam.
     """
-    bins, num_bins = best_fit(pieces.length, pieces.document, sample_length)
-    fill = np.bincount(bins, weights=pieces.length, minlength=num_bins)
+    seam_tokens, is_open = int(seam.length.sum()), seam.length.size > 0
+    lengths = np.concatenate([[seam_tokens] * is_open, pieces.length]).astype(np.int32)
+    bins, num_bins = best_fit(lengths, np.concatenate([[-1] * is_open, pieces.document]), sample_length)
+    fill = np.bincount(bins, weights=lengths, minlength=num_bins)
+    bins = np.concatenate([np.repeat(bins[:is_open], seam.length.size), bins[is_open:]])
+    pieces = _joined_pieces([seam, pieces])
     age = np.zeros(num_bins, dtype=np.int64)
-    np.maximum.at(age, bins, np.where((pieces.waited > 0) & (pieces.epoch < epoch), _LONGEST_WAIT, pieces.waited))
-    may_wait = np.flatnonzero((fill < _FULL_ENOUGH * sample_length) & (age < _LONGEST_WAIT))
-    most = max(_CARRIED_BINS, int(_CARRIED_SHARE * num_bins))
-    waits = np.zeros(num_bins, dtype=np.bool_)
-    waits[may_wait[np.argsort(fill[may_wait], kind="stable")[:most]]] = True
-    # In the order of each sample's first piece, and inside a sample in stream order.
+    np.maximum.at(age, bins, pieces.waited)
+    # In the order of each sample's first piece, the seam's first of all, and inside a sample in stream order.
     first = np.full(num_bins, pieces.length.size)
     np.minimum.at(first, bins, np.arange(pieces.length.size))
+    may_wait = (fill < _FULL_ENOUGH * sample_length) & ~((first == 0) & is_open & (num_bins > 1))
+    most = 1 if ends_epoch else max(_CARRIED_BINS, int(_CARRIED_SHARE * num_bins))
+    if not ends_epoch:
+        may_wait &= age < _LONGEST_WAIT
+    waits = np.zeros(num_bins, dtype=np.bool_)
+    candidates = np.flatnonzero(may_wait)
+    waits[candidates[np.argsort(fill[candidates], kind="stable")[:most]]] = True
     go = np.flatnonzero(~waits[bins])
     order = go[np.argsort(first[bins[go]], kind="stable")]
     _, sample = np.unique(first[bins[order]], return_inverse=True)
     stay = pieces.take(waits[bins])
-    waited = stay.waited + np.int32(num_bins - waits.sum())
-    return _samples_of(pieces.take(order), sample), replace(stay, waited=waited)
+    samples = _samples_of(pieces.take(order), sample)
+    if ends_epoch or (is_open and num_bins == 1):
+        return samples, stay, _no_pieces()
+    return samples, _no_pieces(), replace(stay, waited=stay.waited + np.int32(num_bins - waits.sum()))
 
 
 def best_fit(length: NDArray[np.int32], document: NDArray[np.int64], capacity: int) -> tuple[NDArray[np.int64], int]:

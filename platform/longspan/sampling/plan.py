@@ -6,10 +6,11 @@ stores the parts, `feed/` reads their rows, `planner/` counts them.
 What holds when a plan is built again with other arguments (same corpus and seed):
 - Sample k of a source is always the same tokens, whatever the mix, the steps, the batch size and `part_samples`: only
   where it stands in the run can change.
-- With one source, more steps only append. With several, the last block of a mix segment is dealt anew when the segment
-  grows; all before it stays as it was. A ramp that gets longer, or a limit that starts to hold, changes the mix itself.
+- More steps only append. A ramp that gets longer, or a limit that starts to hold, changes the mix itself.
+- No document of a source comes again before all of its epoch have come.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,15 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longspan.errors import ConfigError
-from longspan.sampling.mix import Mixture, asked_mixture, block_sources, limited_mixture, total_counts
+from longspan.sampling.deal import dealt, open_line, within_limits
+from longspan.sampling.mix import asked_mixture
 from longspan.sampling.packing import Samples, joined, pack_best_fit, pack_sequential
 from longspan.sampling.settings import MixPoint, PlanSettings, Upsample
 from longspan.sampling.table import CorpusTable
 from longspan.sampling.windows import Source, open_source, stream_windows
 
-__all__ = ["MixPoint", "PlanPart", "PlanSettings", "Upsample", "plan_parts", "planned_mixture"]
+__all__ = ["MixPoint", "PlanPart", "PlanSettings", "Upsample", "plan_parts"]
 
 _WINDOW_SAMPLES = 4
+_GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True)
@@ -65,81 +68,69 @@ def plan_parts(table: CorpusTable, settings: PlanSettings, part_samples: int = 1
         part_samples: samples of every part but the last.
 
     Raises:
-        ConfigError: the settings do not fit the corpus or each other; raised by the call, before the first part.
+        ConfigError: the settings do not fit the corpus or each other, raised by the call; or a source reaches its limit
+            on repetition, raised by the part in which it does.
     """
-    mixture, sources = _open(table, settings)
-    streams = {
-        number: _source_samples(sources[number], settings) for number in np.flatnonzero(total_counts(mixture)).tolist()
-    }
-    return _in_parts(_dealt(mixture, streams, settings.shuffle), part_samples)
-
-
-def planned_mixture(table: CorpusTable, settings: PlanSettings) -> Mixture:
-    """The mix that `plan_parts` deals by, after the limits on repetition.
-
-    Raises:
-        ConfigError: as `plan_parts`.
-    """
-    return _open(table, settings)[0]
-
-
-def _open(table: CorpusTable, settings: PlanSettings) -> tuple[Mixture, dict[int, Source]]:
     names = table.source_names
-    asked = asked_mixture(settings, names, table.source_tokens)
+    _check(settings, names)
+    mixture = asked_mixture(settings, names, table.source_tokens)
+    used = np.flatnonzero(mixture.begin.any(axis=0) | mixture.end.any(axis=0)).tolist()
+    lines, most_tokens = {}, np.full(len(names), np.inf)
+    for number in used:
+        source = open_source(table, number, settings)
+        limit = settings.max_epochs.get(names[number])
+        most_tokens[number] = math.inf if limit is None else limit * source.epoch_tokens
+        lines[number] = open_line(_source_samples(source, settings, limit), source.key, settings)
+    if settings.on_limit == "spread" and np.isfinite(most_tokens).any():
+        mixture = within_limits(mixture, lines, most_tokens)
+    return _in_parts(dealt(mixture, lines, settings, names), part_samples)
+
+
+def _check(settings: PlanSettings, names: tuple[str, ...]) -> None:
+    for name in settings.max_epochs:
+        if name not in names:
+            raise ConfigError(f"data.repetition.by_source.{name}: not in the manifest; it has {list(names)}")
     for name, upsample in settings.upsample.items():
         if name not in names:
             raise ConfigError(f"data.upsample.by_source.{name}: not in the manifest; it has {list(names)}")
         if upsample.ratio < 1:
             raise ConfigError(f"data.upsample: ratio {upsample.ratio} for {name} is below 1; give 1 or more")
-    used = np.flatnonzero(asked.begin.any(axis=0) | asked.end.any(axis=0)).tolist()
-    sources = {number: open_source(table, number, settings) for number in used}
-    epoch_tokens = np.zeros(len(names))
-    for number, source in sources.items():
-        epoch_tokens[number] = source.epoch_tokens
-    return limited_mixture(asked, settings, names, epoch_tokens), sources
 
 
-def _source_samples(source: Source, settings: PlanSettings) -> Iterator[Samples]:
-    """The source's samples, window by window, those of a window in a seeded order."""
-    windows = stream_windows(source, settings.shuffle, settings.shuffle_tokens)
+def _source_samples(source: Source, settings: PlanSettings, limit: float | None) -> Iterator[Samples]:
+    """The source's samples, window by window, those of a window in a seeded order; not more epochs than `limit`."""
+    num_epochs = None if limit is None else math.ceil(limit)
+    windows = stream_windows(source, settings.shuffle, settings.shuffle_tokens, num_epochs)
     pack = pack_best_fit if settings.packing == "best_fit" else pack_sequential
+    left = math.inf if limit is None else limit * source.epoch_tokens
     for samples, window in pack(windows, settings.sample_length):
         if settings.shuffle:
+            # The seam of the epoch before stays in front, and this epoch's own is not among them yet.
             rng = np.random.default_rng([*source.key, window.epoch, _WINDOW_SAMPLES, window.number])
-            samples = samples.reordered(rng.permutation(samples.num_samples))
-        yield samples
+            num_seams = int((samples.epoch != window.epoch).sum())
+            order = _shuffled(samples.between(num_seams, samples.num_samples), source, rng)
+            samples = samples.reordered(np.concatenate([np.arange(num_seams), num_seams + order]))
+        tokens = np.cumsum(samples.tokens)
+        fitting = int(np.searchsorted(tokens, left, side="right"))
+        yield samples.between(0, fitting)
+        if fitting < samples.num_samples:
+            return
+        left -= int(tokens[-1])
 
 
-def _dealt(
-    mixture: Mixture, streams: dict[int, Iterator[Samples]], shuffle: bool
-) -> Iterator[tuple[NDArray[np.int16], Samples]]:
-    """Blocks of the run: the source of each sample, and the samples."""
-    ready: dict[int, tuple[Samples, int]] = {}
-    for block in block_sources(mixture, shuffle):
-        taken = []
-        for number, count in enumerate(np.bincount(block).tolist()):
-            if count:
-                samples, ready[number] = _take(streams[number], ready.get(number), count)
-                taken.append(samples)
-        # The j-th sample of a source in the block is the j-th of those taken; a stable sort by source lines them up.
-        order = np.empty(block.size, dtype=np.int64)
-        order[np.argsort(block, kind="stable")] = np.arange(block.size)
-        yield block, joined(taken).reordered(order)
+def _shuffled(samples: Samples, source: Source, rng: np.random.Generator) -> NDArray[np.int64]:
+    """A random order of the samples; where long documents are upsampled, with about as much of them in any part.
 
-
-def _take(
-    stream: Iterator[Samples], ready: tuple[Samples, int] | None, count: int
-) -> tuple[Samples, tuple[Samples, int]]:
-    """The next `count` samples of a stream; and the window in hand (`ready`), with how many of it are taken."""
-    window, used = ready or (next(stream), 0)
-    parts = []
-    while True:
-        stop = min(used + count, window.num_samples)
-        parts.append(window.between(used, stop))
-        count -= stop - used
-        if count == 0:
-            return joined(parts), (window, stop)
-        window, used = next(stream), 0
+    Samples are put in the order of their share of such documents, and then taken in steps of the golden ratio.
+    """
+    if source.upsample is None:
+        return rng.permutation(samples.num_samples)
+    is_long = np.asarray(source.table.length[samples.document]) >= source.upsample.threshold
+    ends = np.concatenate([[0], np.cumsum(np.where(is_long, samples.length, 0), dtype=np.int64)])
+    share = np.diff(ends[samples.span_offsets]) / samples.tokens
+    rank = np.empty(share.size)
+    rank[np.lexsort((rng.random(share.size), share))] = np.arange(share.size)
+    return np.argsort((rank * _GOLDEN + rng.random()) % 1.0, kind="stable")
 
 
 def _in_parts(blocks: Iterator[tuple[NDArray[np.int16], Samples]], part_samples: int) -> Iterator[PlanPart]:

@@ -27,7 +27,7 @@ class MixPoint:
 
     Attributes:
         step: first optimizer step.
-        weights: by source; they need not add up to 1, sources not named have none.
+        weights: by source, shares of the tokens trained; they need not add up to 1, sources not named have none.
         ramp: the shares move linearly from these to the next point's; otherwise they stay until the next point.
     """
 
@@ -45,6 +45,7 @@ class PlanSettings:
         steps: optimizer steps of the run.
         global_batch_size: samples an optimizer step.
         sample_length: tokens of a sample, padding included.
+        trained_length: tokens that are trained of a sample at most; fewer than `sample_length` under a selection.
         packing: "best_fit" (documents whole where they fit, a little padding) or "sequential" (end to end, no padding).
         shuffle: False keeps corpus order in every source.
         shuffle_tokens: tokens that are shuffled with each other, document by document.
@@ -58,6 +59,7 @@ class PlanSettings:
     steps: int
     global_batch_size: int
     sample_length: int
+    trained_length: int
     packing: Literal["best_fit", "sequential"]
     shuffle: bool
     shuffle_tokens: int

@@ -4,13 +4,12 @@
 """
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from longspan.sampling.mix import asked_mixture, expected_samples
+from longspan.sampling.mix import Mixture, asked_mixture, shares_at
 from longspan.sampling.plan import PlanPart
 from longspan.sampling.settings import PlanSettings
 from longspan.sampling.table import CorpusTable
@@ -31,11 +30,13 @@ class PlanStatistics:
 
     Attributes:
         table, settings: what the plan was built from.
+        asked: the mix that the settings ask for.
         time_borders: int64 [num_bins + 1], samples at which the time bins begin, and the end of the run.
         samples: int64 [num_sources].
         tokens: int64 [num_sources], without padding.
         padding: int64 [num_sources], tokens.
-        samples_by_time: int64 [num_bins, num_sources].
+        trained_by_time: int64 [num_bins, num_sources], tokens that are trained.
+        asked_by_time: float64 [num_bins, num_sources], those of them that the mix asks for, before limits.
         drawn_by_length: int64 [num_sources, LENGTH_BUCKETS], tokens by the length of the document they are of.
         long_tokens: int64 [num_sources], tokens of documents of at least the source's upsampling threshold.
         samples_by_epoch: int64 [num_sources, num_epochs], by the epoch that a sample begins in.
@@ -50,11 +51,13 @@ class PlanStatistics:
 
     table: CorpusTable
     settings: PlanSettings
+    asked: Mixture
     time_borders: NDArray[np.int64]
     samples: NDArray[np.int64]
     tokens: NDArray[np.int64]
     padding: NDArray[np.int64]
-    samples_by_time: NDArray[np.int64]
+    trained_by_time: NDArray[np.int64]
+    asked_by_time: NDArray[np.float64]
     drawn_by_length: NDArray[np.int64]
     long_tokens: NDArray[np.int64]
     samples_by_epoch: NDArray[np.int64]
@@ -79,7 +82,9 @@ class PlanStatistics:
         np.add.at(self.padding, part.source, self.settings.sample_length - used)
         at = np.arange(part.first_sample, part.first_sample + part.num_samples)
         time_bin = np.searchsorted(self.time_borders, at, side="right") - 1
-        np.add.at(self.samples_by_time, (time_bin, part.source), 1)
+        trained = np.minimum(used, self.settings.trained_length)
+        np.add.at(self.trained_by_time, (time_bin, part.source), trained)
+        np.add.at(self.asked_by_time, time_bin, trained[:, None] * shares_at(self.asked, at))
         whole = np.asarray(self.table.length[part.document])
         np.add.at(self.drawn_by_length, (span_source, length_bucket(whole)), length)
         is_long = whole >= _thresholds(self.table, self.settings)[span_source]
@@ -118,11 +123,13 @@ def open_statistics(table: CorpusTable, settings: PlanSettings) -> PlanStatistic
     return PlanStatistics(
         table=table,
         settings=settings,
+        asked=asked_mixture(settings, table.source_names, table.source_tokens),
         time_borders=steps * settings.global_batch_size,
         samples=by_source[0],
         tokens=by_source[1],
         padding=by_source[2],
-        samples_by_time=np.zeros((num_bins, num_sources), dtype=np.int64),
+        trained_by_time=np.zeros((num_bins, num_sources), dtype=np.int64),
+        asked_by_time=np.zeros((num_bins, num_sources)),
         drawn_by_length=np.zeros((num_sources, LENGTH_BUCKETS), dtype=np.int64),
         long_tokens=by_source[3],
         samples_by_epoch=np.zeros((num_sources, _MOST_EPOCHS), dtype=np.int64),
@@ -165,15 +172,16 @@ def figures(statistics: PlanStatistics) -> dict[str, Any]:
         samples, tokens, padding_tokens, padding_share: of the whole plan.
         spans_per_sample: mean.
         mean_attended_length: tokens of the document piece that a token stands in, mean over tokens.
-        sources: by name: samples, tokens, padding_tokens, share (of samples), asked_share (before limits), epochs
-            (tokens drawn by the expected tokens of an epoch, copies included), max_epochs (None: no limit),
+        sources: by name: samples, tokens, padding_tokens, share_of_samples, share_of_tokens (those trained),
+            asked_share (of these, before limits), epochs (tokens drawn by the expected tokens of an epoch, copies
+            included), max_epochs (None: no limit),
             largest_epoch (that a sample begins in, from 0; -1 without samples), samples_by_epoch (from epoch 0),
             long_tokens (of documents of at least the upsampling threshold; 0 where there is none), long_share,
             upsample_asked and upsample_achieved (how many times as often a token of a long document is drawn as one of
             a short; None where there is no upsampling, or not both kinds), documents, corpus_tokens,
             corpus_long_tokens, corpus_long_share, tokens_by_length and corpus_tokens_by_length ({lower border of a
             power-of-two bucket: tokens}).
-        mix_over_time: first_step of each bin, and by source the asked and the achieved share in it.
+        mix_over_time: first_step of each bin, and by source the asked and the achieved share of its trained tokens.
         shuffle: neighbours_in_same_chunk (share of the pairs of neighbouring samples), mean_neighbour_distance
             (chunks), chunks, chunks_touched.
     """
@@ -201,8 +209,8 @@ def figures(statistics: PlanStatistics) -> dict[str, Any]:
 
 def _source_figures(s: PlanStatistics) -> dict[str, dict[str, Any]]:
     corpus_by_length, corpus_long = corpus_lengths(s.table, s.settings)
-    asked = asked_mixture(s.settings, s.table.source_names, s.table.source_tokens)
-    asked_samples = expected_samples(asked, 0, asked.num_samples)
+    trained, asked = s.trained_by_time.sum(axis=0), s.asked_by_time.sum(axis=0)
+    all_trained = max(1, int(trained.sum()))
     result: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(s.table.source_names):
         tokens, corpus_tokens = int(s.tokens[number]), int(s.table.source_tokens[number])
@@ -213,8 +221,9 @@ def _source_figures(s: PlanStatistics) -> dict[str, dict[str, Any]]:
             "samples": int(s.samples[number]),
             "tokens": tokens,
             "padding_tokens": int(s.padding[number]),
-            "share": int(s.samples[number]) / max(1, int(s.samples.sum())),
-            "asked_share": float(asked_samples[number]) / asked.num_samples,
+            "share_of_samples": int(s.samples[number]) / max(1, int(s.samples.sum())),
+            "share_of_tokens": int(trained[number]) / all_trained,
+            "asked_share": float(asked[number]) / all_trained,
             "epochs": tokens / max(1, epoch_tokens),
             "max_epochs": s.settings.max_epochs.get(name),
             "largest_epoch": int(s.largest_epoch[number]),
@@ -241,11 +250,8 @@ def _upsampled(long_tokens: int, tokens: int, long_corpus: int, corpus_tokens: i
 
 
 def _mix_over_time(s: PlanStatistics) -> dict[str, Any]:
-    asked = asked_mixture(s.settings, s.table.source_names, s.table.source_tokens)
-    borders = s.time_borders.tolist()
-    expected = np.array([expected_samples(asked, begin, stop) for begin, stop in pairwise(borders)])
-    asked_share = expected / np.diff(s.time_borders)[:, None]
-    achieved = s.samples_by_time / np.maximum(s.samples_by_time.sum(axis=1, keepdims=True), 1)
+    trained = np.maximum(s.trained_by_time.sum(axis=1, keepdims=True), 1)
+    asked_share, achieved = s.asked_by_time / trained, s.trained_by_time / trained
     names = s.table.source_names
     return {
         "first_step": (s.time_borders[:-1] // s.settings.global_batch_size).tolist(),

@@ -6,6 +6,7 @@ permuted. So reads stay near each other, and what is held is by chunks and by th
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,27 +110,27 @@ def _long_tokens(table: CorpusTable, units: NDArray[np.int64], threshold: int) -
     return total
 
 
-def stream_windows(source: Source, shuffle: bool, shuffle_tokens: int) -> Iterator[Window]:
-    """All windows of all epochs, without end; none is empty.
+def stream_windows(
+    source: Source, shuffle: bool, shuffle_tokens: int, num_epochs: int | None = None
+) -> Iterator[Window]:
+    """All windows of `num_epochs` epochs, or without end; none is empty.
 
     A document never follows itself unless no order of its window avoids it, not even over the border of two windows.
     """
     previous: int | None = None
-    epoch = 0
-    while True:
+    for epoch in itertools.count() if num_epochs is None else range(num_epochs):
         for number, (units, copies) in enumerate(_epoch_windows(source, epoch, shuffle, shuffle_tokens)):
             rng = np.random.default_rng([*source.key, epoch, _WINDOW, number])
             document, offset = _documents_of(source, units, copies, epoch)
             if document.size == 0:
                 continue
             if shuffle:
-                order = rng.permutation(document.size)
+                order = _copies_spread(document, rng)
                 document, offset = document[order], offset[order]
             apart = without_neighbours(document, previous, rng)
             document, offset = document[apart], offset[apart]
             previous = int(document[-1])
             yield Window(document, offset, np.asarray(source.table.length[document]), epoch, number)
-        epoch += 1
 
 
 def _epoch_windows(
@@ -145,7 +146,7 @@ def _epoch_windows(
             units, tokens = np.concatenate([units, again]), np.concatenate([tokens, drawn])
             copies = np.concatenate([copies, np.full_like(again, copy)])
     if shuffle:
-        order = np.random.default_rng([*source.key, epoch, _ORDER]).permutation(units.size)
+        order = _copies_spread(units, np.random.default_rng([*source.key, epoch, _ORDER]))
     else:
         order = np.argsort(units, kind="stable")
     units, copies, tokens = units[order], copies[order], tokens[order]
@@ -174,12 +175,25 @@ def _documents_of(
     copy = np.repeat(copies, count)
     chance = source.upsample.ratio - copy
     relative = document - table.chunk_document[source.units[0]]
-    again = (length >= source.upsample.threshold) & (_uniform([*source.key, epoch, _COPIES], relative) < chance)
+    again = (length >= source.upsample.threshold) & (uniform([*source.key, epoch, _COPIES], relative) < chance)
     taken = (copy == 0) | again
     return document[taken], offset[taken]
 
 
-def _uniform(key: list[int], number: NDArray[np.int64]) -> NDArray[np.float64]:
+def _copies_spread(line: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """A random order of `line` (places in it) in which the copies of an entry stand evenly apart.
+
+    So any stretch of an epoch holds of every upsampled document about as many copies as the ratio wants.
+    """
+    _, entry, copies = np.unique(line, return_inverse=True, return_counts=True)
+    if copies.size == line.size:
+        return rng.permutation(line.size)
+    copy = np.empty(line.size, dtype=np.int64)
+    copy[np.argsort(entry, kind="stable")] = np.arange(line.size) - np.repeat(np.cumsum(copies) - copies, copies)
+    return np.argsort((rng.random(copies.size)[entry] + copy / copies[entry]) % 1.0, kind="stable")
+
+
+def uniform(key: list[int], number: NDArray[np.int64]) -> NDArray[np.float64]:
     """float64 in [0, 1) for each number, the same wherever and whenever it is asked for.
 
     The SplitMix64 generator's output function (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
