@@ -13,6 +13,7 @@ from longspan.sampling.plan import MixPoint, PlanPart, PlanSettings, plan_parts
 from longspan.sampling.table import CorpusTable
 from tests.sampling.corpora import LENGTHS, NAMES, settings_of, table_of
 
+HALVES = (MixPoint(0, {"books": 1, "code": 1}),)
 WEIGHTS = st.tuples(*[st.sampled_from([0.0, 1e-3, 0.01, 0.1, 0.3]) | st.floats(0, 1)] * 3).filter(any)
 
 
@@ -37,13 +38,13 @@ def largest_deviation(table: CorpusTable, wanted: PlanSettings) -> tuple[float, 
     return float(deviation), float(1 + num_sources * (share[-1] + changes).max())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     lengths=st.tuples(*[LENGTHS.filter(lambda sizes: sum(sizes) > 100)] * 3),
     weights=st.lists(st.tuples(WEIGHTS, st.booleans()), min_size=1, max_size=3),
     sample_length=st.integers(1, 400),
     trained=st.floats(0.1, 1),
-    steps=st.integers(20, 400),
+    steps=st.integers(20, 200),
     packing=st.sampled_from(["best_fit", "sequential"]),
     shuffle=st.booleans(),
     seed=st.integers(0, 2**32),
@@ -166,19 +167,22 @@ def test_spread_gives_a_small_source_evenly_and_the_rest_to_the_others() -> None
 
 def limited(**changes: Any) -> list[PlanPart]:
     table = table_of([32] * 10, [32] * 100)
-    return list(plan_parts(table, settings_of(**{"mix": (MixPoint(0, {"books": 1, "code": 1}),)} | changes)))
+    return list(plan_parts(table, settings_of(**{"mix": HALVES} | changes)))
 
 
 def test_a_source_may_be_drawn_to_its_last_sample() -> None:
-    limited(mix=(MixPoint(0, {"books": 1}),), steps=5, max_epochs={"books": 2})
-    with pytest.raises(ConfigError, match="max_epochs 2 allows of books at step 5 of 6"):
-        limited(mix=(MixPoint(0, {"books": 1}),), steps=6, max_epochs={"books": 2})
+    alone = {"mix": (MixPoint(0, {"books": 1}),), "max_epochs": {"books": 2}, "global_batch_size": 1}
+    limited(**alone, steps=20)
+    with pytest.raises(ConfigError, match=r"data\.mix: .*max_epochs 2 allows of books at step 20 of 21; lower"):
+        limited(**alone, steps=21)
 
 
 def test_refuses_more_epochs_than_allowed() -> None:
-    message = r"data\.mix: .*data\.repetition\.max_epochs 1 allows of books at step 5 of 25; .*on_limit to spread"
+    message = r"data\.mix: the run draws 5\.00 epochs of books, and data\.repetition\.max_epochs allows 1; .* to spread"
     with pytest.raises(ConfigError, match=message):
         limited(max_epochs={"books": 1.0})
+    with pytest.raises(ConfigError, match=message):
+        plan_parts(table_of([32] * 10, [32] * 100), settings_of(mix=HALVES, max_epochs={"books": 1.0}))
 
 
 def test_refuses_to_spread_over_sources_that_are_all_full() -> None:

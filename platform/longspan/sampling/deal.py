@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longspan.errors import ConfigError
-from longspan.sampling.mix import Mixture, blocks, limited_mixture, spread_over
+from longspan.sampling.mix import Mixture, blocks, check_limits, limited_mixture, spread_over
 from longspan.sampling.packing import Samples, joined
 from longspan.sampling.settings import PlanSettings
 from longspan.sampling.windows import uniform
@@ -86,21 +86,37 @@ def open_line(stream: Iterator[Samples], key: tuple[int, ...], settings: PlanSet
     return Line(stream, key, settings, Samples(np.zeros(1, dtype=np.int64), none, none, short, short), none)
 
 
-def within_limits(asked: Mixture, lines: Mapping[int, Line], most_tokens: NDArray[np.float64]) -> Mixture:
-    """`asked` with the shares spread that the sources' limits do not allow, by the fill of each source's first samples.
+def within_limits(
+    asked: Mixture,
+    lines: Mapping[int, Line],
+    most_tokens: NDArray[np.float64],
+    settings: PlanSettings,
+    names: Sequence[str],
+) -> Mixture:
+    """`asked`, with the shares that the sources' limits do not allow spread over the others, if that is wanted.
+
+    As exact as the fill of each source's first samples tells; `dealt` keeps the limits themselves.
 
     Args:
         asked: see `mix.asked_mixture`.
         lines: of the sources that have a share; draws the first window of each.
         most_tokens: float64 [num_sources], tokens that may be drawn of each source; inf without a limit.
+
+    Raises:
+        ConfigError: a source has clearly less than is asked of it, and that is to be refused.
     """
-    fill, capacity = np.ones(most_tokens.size), np.full(most_tokens.size, np.inf)
+    if np.isinf(most_tokens).all():
+        return asked
+    fill, read = np.ones(most_tokens.size), np.ones(most_tokens.size)
     for number, line in lines.items():
         line.draw(1, 1)
         if line.weight.size:
-            fill[number] = line.weight.mean()
-        capacity[number] = most_tokens[number] / max(float(line.held.tokens.mean()) if line.weight.size else 1.0, 1.0)
-    return limited_mixture(asked, capacity, fill)
+            fill[number], read[number] = line.weight.mean(), line.held.tokens.mean()
+    capacity = most_tokens / read
+    if settings.on_limit == "spread":
+        return limited_mixture(asked, capacity, fill)
+    check_limits(asked, capacity, fill, settings, names)
+    return asked
 
 
 def dealt(

@@ -73,6 +73,30 @@ def limited_mixture(asked: Mixture, capacity: NDArray[np.float64], fill: NDArray
     return _weighed(_spread(_weighed(asked, 1 / fill), capacity), fill)
 
 
+def check_limits(
+    asked: Mixture,
+    capacity: NDArray[np.float64],
+    fill: NDArray[np.float64],
+    settings: PlanSettings,
+    names: Sequence[str],
+) -> None:
+    """Refuses at once what `deal` would refuse at its end: arguments as for `limited_mixture`.
+
+    Raises:
+        ConfigError: the run draws clearly more of a source than its limit allows.
+    """
+    samples = _weighed(asked, 1 / fill)
+    expected = np.diff(samples.borders) @ ((samples.begin + samples.end) / 2)
+    # Near the limit only the deal knows.
+    for number in np.flatnonzero(expected > capacity * 1.02 + 1).tolist():
+        name, most = names[number], settings.max_epochs[names[number]]
+        raise ConfigError(
+            f"data.mix: the run draws {most * expected[number] / capacity[number]:.2f} epochs of {name}, and"
+            f" data.repetition.max_epochs allows {most:g}; lower its weight or train.steps, raise the limit, or set"
+            " data.repetition.on_limit to spread"
+        )
+
+
 def shares_at(mixture: Mixture, samples: NDArray[np.int64]) -> NDArray[np.float64]:
     """float64 [n, num_sources], the shares at the middle of these samples (int64 [n], counted from the run's begin)."""
     segment = np.searchsorted(mixture.borders, samples, side="right") - 1

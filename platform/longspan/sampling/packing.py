@@ -7,7 +7,7 @@ source. `deal` draws the samples by the mix.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -28,6 +28,9 @@ _CARRIED_BINS, _CARRIED_SHARE = 4, 0.05
 _LONGEST_WAIT = 512
 """Bins below `_FULL_ENOUGH` wait for the next group's documents: the worst filled ones, at most so many or that share
 of all, and a document until so many samples have gone before it."""
+
+_SEAM_PADDING = 0.01
+"""Padding of a seam, as a share of the tokens at hand, for which copies of a document are kept apart in it."""
 
 _BIN_BITS = 24
 _BIN_MASK = (1 << _BIN_BITS) - 1
@@ -138,7 +141,7 @@ def pack_best_fit(windows: Iterator[Window], sample_length: int) -> Iterator[tup
     """Documents whole where they fit (best-fit decreasing), longer ones cut first into full samples and a rest.
 
     The packing of Ding et al., "Fewer Truncations Improve Language Modeling" (arXiv 2404.10830), window by window.
-    Copies of a document share a sample only where keeping them apart would cost padding, or in a seam.
+    Copies of a document share a sample only where keeping them apart would cost padding.
 
     Yields:
         The samples that some windows of an epoch complete, and the last of those windows. Only the first may begin in
@@ -192,18 +195,19 @@ def _fit_group(seam: Pieces, pieces: Pieces, sample_length: int, ends_epoch: boo
         pieces: of one epoch.
         ends_epoch: True for the epoch's last group: none waits, and what has most room becomes the seam.
     """
-    seam_tokens, is_open = int(seam.length.sum()), seam.length.size > 0
-    lengths = np.concatenate([[seam_tokens] * is_open, pieces.length]).astype(np.int32)
-    bins, num_bins = best_fit(lengths, np.concatenate([[-1] * is_open, pieces.document]), sample_length)
-    fill = np.bincount(bins, weights=lengths, minlength=num_bins)
-    bins = np.concatenate([np.repeat(bins[:is_open], seam.length.size), bins[is_open:]])
-    pieces = _joined_pieces([seam, pieces])
+    bins, num_bins = _fit_beside(seam, pieces, sample_length)
+    if ends_epoch:
+        bins = _mixed_seam(seam, pieces, sample_length, bins, num_bins)
+    bins, pieces = np.concatenate([np.zeros(seam.length.size, np.int64), bins]), _joined_pieces([seam, pieces])
+    fill = np.bincount(bins, weights=pieces.length, minlength=num_bins)
     age = np.zeros(num_bins, dtype=np.int64)
     np.maximum.at(age, bins, pieces.waited)
     # In the order of each sample's first piece, the seam's first of all, and inside a sample in stream order.
     first = np.full(num_bins, pieces.length.size)
     np.minimum.at(first, bins, np.arange(pieces.length.size))
-    may_wait = (fill < _FULL_ENOUGH * sample_length) & ~((first == 0) & is_open & (num_bins > 1))
+    may_wait = fill < _FULL_ENOUGH * sample_length
+    # The first bin is the seam's, and has to go before the others.
+    may_wait[0] &= num_bins == 1 or not seam.length.size
     most = 1 if ends_epoch else max(_CARRIED_BINS, int(_CARRIED_SHARE * num_bins))
     if not ends_epoch:
         may_wait &= age < _LONGEST_WAIT
@@ -215,18 +219,63 @@ def _fit_group(seam: Pieces, pieces: Pieces, sample_length: int, ends_epoch: boo
     _, sample = np.unique(first[bins[order]], return_inverse=True)
     stay = pieces.take(waits[bins])
     samples = _samples_of(pieces.take(order), sample)
-    if ends_epoch or (is_open and num_bins == 1):
+    if ends_epoch or (seam.length.size and num_bins == 1):
         return samples, stay, _no_pieces()
     return samples, _no_pieces(), replace(stay, waited=stay.waited + np.int32(num_bins - waits.sum()))
 
 
-def best_fit(length: NDArray[np.int32], document: NDArray[np.int64], capacity: int) -> tuple[NDArray[np.int64], int]:
+def _mixed_seam(
+    seam: Pieces, pieces: Pieces, sample_length: int, bins: NDArray[np.int64], num_bins: int
+) -> NDArray[np.int64]:
+    """The bins again, as many, with the epoch's last documents in the emptiest instead of its shortest.
+
+    Best-fit leaves the shortest for the end, so they would come late in every epoch, and meet their copies in its seam.
+    Where the last documents do not fit together in as many bins, `bins` stays.
+    """
+    fill = np.bincount(bins, weights=pieces.length, minlength=num_bins)
+    begin = 1 if seam.length.size else 0
+    if num_bins - begin < 2:
+        return bins
+    room = int(fill[begin:].min())
+    last = np.zeros(bins.size, dtype=np.bool_)
+    for place, size in zip(range(bins.size - 1, -1, -1), pieces.length[::-1].tolist(), strict=True):
+        if size <= room:
+            last[place], room = True, room - size
+    others, num_others = _fit_beside(seam, pieces.take(~last), sample_length)
+    fill = np.bincount(others, weights=pieces.length[~last], minlength=num_bins)
+    emptiest = begin + int(np.argmin(fill[begin:num_bins]))
+    if num_others > num_bins or fill[emptiest] + pieces.length[last].sum() > sample_length:
+        return bins
+    mixed = np.full(bins.size, emptiest)
+    mixed[~last] = others
+    return mixed
+
+
+def _fit_beside(seam: Pieces, pieces: Pieces, sample_length: int) -> tuple[NDArray[np.int64], int]:
+    """`best_fit` with the seam in the first bin; its documents meet their copies only where it would be padded much."""
+    seam_tokens, documents = int(seam.length.sum()), frozenset(seam.document.tolist())
+    bins, num_bins = best_fit(pieces.length, pieces.document, sample_length, seam_tokens, documents)
+    room = sample_length - seam_tokens - int(pieces.length[bins == 0].sum())
+    if documents and num_bins > 1 and room > _SEAM_PADDING * int(pieces.length.sum(dtype=np.int64)):
+        return best_fit(pieces.length, pieces.document, sample_length, seam_tokens)
+    return bins, num_bins
+
+
+def best_fit(
+    length: NDArray[np.int32],
+    document: NDArray[np.int64],
+    capacity: int,
+    seam_tokens: int = 0,
+    seam_documents: Collection[int] = (),
+) -> tuple[NDArray[np.int64], int]:
     """Best-fit decreasing: each piece, longest first, into the fullest bin that has room, else into a new one.
 
     Args:
         length: int32 [num_pieces], 1 to `capacity`.
         document: int64 [num_pieces]; pieces of the same document avoid each other's bins if that costs no bin.
         capacity: tokens of a bin.
+        seam_tokens: tokens that are in the first bin already; 0 where there is no such bin.
+        seam_documents: documents that these are of.
 
     Returns:
         int64 [num_pieces], the bin of each piece, and the number of bins.
@@ -234,19 +283,19 @@ def best_fit(length: NDArray[np.int32], document: NDArray[np.int64], capacity: i
     order = np.lexsort((document, -length))
     smallest = int(length.min(initial=capacity)) << _BIN_BITS
     # Bins with room as room * 2**24 + number, rising: bisection finds the fullest that a piece fits into.
-    free: list[int] = []
+    free = [((capacity - seam_tokens) << _BIN_BITS)] if seam_tokens else []
     chosen: list[int] = []
     # So many are needed in any case: below it, a copy may open a bin to keep away from the others.
-    least_bins = -(-int(length.sum(dtype=np.int64)) // capacity)
-    num_bins, last = 0, -1
+    least_bins = -(-(seam_tokens + int(length.sum(dtype=np.int64))) // capacity)
+    num_bins, last = len(free), -1
     taken: list[int] = []
     for size, name in zip(
         (length[order].astype(np.int64) << _BIN_BITS).tolist(), document[order].tolist(), strict=True
     ):
         at = bisect_left(free, size)
         if name != last:
-            last, taken = name, []
-        elif at < len(free):
+            last, taken = name, [0] if name in seam_documents else []
+        if taken and at < len(free):
             at = _other_bin(free, at, taken, len(free) if num_bins < least_bins else at)
         if at == len(free):
             entry = (capacity << _BIN_BITS) | num_bins

@@ -68,8 +68,8 @@ def plan_parts(table: CorpusTable, settings: PlanSettings, part_samples: int = 1
         part_samples: samples of every part but the last.
 
     Raises:
-        ConfigError: the settings do not fit the corpus or each other, raised by the call; or a source reaches its limit
-            on repetition, raised by the part in which it does.
+        ConfigError: the settings do not fit the corpus or each other, raised by the call; or a source has a little less
+            than its limit on repetition should allow, raised by the part in which it ends.
     """
     names = table.source_names
     _check(settings, names)
@@ -81,8 +81,7 @@ def plan_parts(table: CorpusTable, settings: PlanSettings, part_samples: int = 1
         limit = settings.max_epochs.get(names[number])
         most_tokens[number] = math.inf if limit is None else limit * source.epoch_tokens
         lines[number] = open_line(_source_samples(source, settings, limit), source.key, settings)
-    if settings.on_limit == "spread" and np.isfinite(most_tokens).any():
-        mixture = within_limits(mixture, lines, most_tokens)
+    mixture = within_limits(mixture, lines, most_tokens, settings, names)
     return _in_parts(dealt(mixture, lines, settings, names), part_samples)
 
 
