@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from longspan.merge.stream import file_order, write_tensors
-from longspan.merge.weights import TensorInfo
+from longspan.model.weight_files import TensorInfo
 
 TYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
-from longspan.errors import CheckpointError
+from longspan.errors import CheckpointError, ConfigError
 from longspan.merge import merge_checkpoints
-from longspan.merge.weights import INDEX, SINGLE, open_weights
+from longspan.merge.weights import open_weights
+from longspan.model.weight_files import INDEX, SINGLE
 
 
 def refused(directory: Path) -> str:
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(ConfigError) as caught:
         open_weights("b", directory)
     assert "\n" not in str(caught.value)
     assert "b: " in str(caught.value)

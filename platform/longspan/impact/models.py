@@ -15,6 +15,7 @@ from longspan.corpus.impact.settings import Machine, ScoreSettings, UntrainedRop
 from longspan.corpus.manifest import Manifest
 from longspan.errors import ConfigError
 from longspan.evaluate.opening import open_for_evaluation
+from longspan.model.checks import check_weights
 from longspan.model.load import extend_config, read_config
 from longspan.rope import RopeSettings, from_hf
 from longspan.rope.resolve import replacement
@@ -74,6 +75,7 @@ def check_models(settings: ScoreSettings, manifest: Manifest) -> dict[str, str]:
         wanted["base"] = (settings.base, settings.short_width if settings.short_prefix is not None else 0)
     for field, (path, width) in wanted.items():
         config = read_config(Model(path=path, drop_sliding_window=settings.drop_sliding_window), f"impact.{field}")
+        check_weights(path, None, config, f"impact.{field}")
         if config.max_position_embeddings < width:
             raise ConfigError(
                 f"impact.{field}: '{path}' has a window of {config.max_position_embeddings} tokens, but is to read"

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from longspan import storage
 from longspan.checkpoint.commit import newest_commit
 from longspan.config.data import Data
@@ -22,6 +24,7 @@ from longspan.feed.scores import check_scores, scores_mark
 from longspan.feed.source import PLAN_FOLDER
 from longspan.launch.survey import describe_survey, open_survey, watched, write_description
 from longspan.launch.vocabulary import check_tokenizer
+from longspan.model.checks import check_model
 from longspan.model.load import extend_config, head_dim, read_config
 from longspan.planner.settings import plan_settings
 from longspan.rope import RopeSettings, from_hf, rotary_dim, theta_warning
@@ -66,6 +69,7 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
             of the corpus; names it.
     """
     config = read_config(recipe.model)
+    check_model(recipe.model, config, device=_local_device(recipe))
     heads = (config.num_attention_heads, config.num_key_value_heads, recipe.parallel.sequence_parallel)
     check_attention_heads(*heads)
     if recipe.model.attention_pattern:
@@ -93,6 +97,14 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
     check_scores(recipe, manifest)
     _warn_of_base(settings, recipe, head_dim(config))
     return config, manifest
+
+
+def _local_device(recipe: Recipe) -> torch.device | None:
+    """Where this machine would train; None where others do."""
+    if recipe.parallel.launch != "local":
+        return None
+    asked = recipe.parallel.use_gpu
+    return torch.device("cuda" if asked is True or (asked == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def _warn_of_base(settings: RopeSettings, recipe: Recipe, dimensions: int) -> None:

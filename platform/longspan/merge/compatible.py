@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from longspan.errors import CheckpointError, ConfigError
-from longspan.merge.weights import ITEM_BYTES, TensorInfo, Weights
+from longspan.merge.weights import Weights
+from longspan.model.weight_files import ITEM_BYTES, TensorInfo, is_copy
 
 ARCHITECTURE = (
     "model_type",
@@ -153,9 +154,7 @@ def _check_pair(name: str, a: TensorInfo, b: TensorInfo, *, rows_may_differ: boo
 
 
 def _check_tied(weights: Weights) -> None:
-    import torch
-
-    if EMBEDDING not in weights.tensors or not torch.equal(weights.read(HEAD), weights.read(EMBEDDING)):
+    if not is_copy(weights.directory, weights.tensors, HEAD, EMBEDDING):
         raise CheckpointError(
             f"merge: {weights.side}: config.json ties the embeddings, but {HEAD} is no copy of {EMBEDDING}; set"
             " tie_word_embeddings as the model was trained, in both"

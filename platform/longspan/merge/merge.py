@@ -17,9 +17,10 @@ from longspan.merge import compatible
 from longspan.merge.output import Put, check_free, new_directory
 from longspan.merge.stream import write_tensors
 from longspan.merge.vocabulary import Rows, match_vocabularies
-from longspan.merge.weights import INDEX, ITEM_BYTES, SINGLE, TensorInfo, Weights, open_weights
+from longspan.merge.weights import Weights, open_weights
 from longspan.model.companions import companions
 from longspan.model.limits import Window
+from longspan.model.weight_files import INDEX, ITEM_BYTES, SINGLE, TensorInfo
 from longspan.rope import from_hf, reader_notes
 
 SHARD_BYTES = 2 << 30

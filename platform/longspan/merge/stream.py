@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from longspan.merge.weights import ITEM_BYTES, TensorInfo
+from longspan.model.weight_files import ITEM_BYTES, TensorInfo
 
 
 def file_order(infos: Mapping[str, TensorInfo]) -> list[str]:

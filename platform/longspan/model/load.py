@@ -4,6 +4,7 @@ transformers 5 ignores `rope_theta=` without a word, and fills keys left out of 
 the complete dictionary is written into the config and the frequencies of the built model are compared with our own.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 from longspan import storage
 from longspan.config.model import Model, Rope
 from longspan.errors import ConfigError
-from longspan.model import attention, lora
+from longspan.model import attention, checks, lora
 from longspan.model.rotary import MixedRotary, turn_by_document
 from longspan.rope import (
     RopeSettings,
@@ -40,42 +41,92 @@ def read_config(model: Model, field: str = "model.path") -> Any:
         field: what names the model there; messages begin with it.
 
     Raises:
-        ConfigError: the path cannot be read, or the family, window, dropout or RoPE is not supported.
+        ConfigError: the path cannot be read, or what config.json says is not supported: family, quantised weights,
+            window, dropout, RoPE, sizes; see also `checks`.
     """
+    raw, config = _config_of(model, field)
+    where = f"{field}: config.json of '{model.path}'"
+    if getattr(config, "attention_dropout", 0.0):
+        raise ConfigError(f"{where}: attention_dropout is {config.attention_dropout}; set it to 0")
+    _attend_to_everything(model, config, field, where)
+    write_rope(config, _rope_of_file(raw, config, where), config.max_position_embeddings)
+    checks.check_config(config, where)
+    return config
+
+
+def _config_of(model: Model, field: str) -> tuple[dict[str, Any], Any]:
+    """config.json as the file has it, and transformers' object of it, of one of FAMILIES."""
     from transformers import AutoConfig, PretrainedConfig
 
     directory = _directory(model.path)
+    where = f"{field}: config.json of '{model.path}'"
     try:
         raw = PretrainedConfig.get_config_dict(directory, revision=model.revision)[0]
+    except Exception as error:  # what it raises is not documented, and all of it is about the file or the hub
+        raise ConfigError(f"{field}: {_no_config(model, error)}") from None
+    if not raw.get("model_type"):
+        raise ConfigError(f"{field}: {_no_config(model, ValueError('config.json names no model_type'))}")
+    if raw["model_type"] not in FAMILIES:
+        raise ConfigError(f"{field}: '{model.path}' is of type {raw['model_type']}; supported: {', '.join(FAMILIES)}")
+    checks.check_raw(raw, where)
+    try:
         config = AutoConfig.from_pretrained(
             directory, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"{field}: cannot read a model config at '{model.path}' ({reason}); give a directory with config.json or"
-            " a hub name that can be reached"
-        ) from None
-    if config.model_type not in FAMILIES:
-        raise ConfigError(f"{field}: '{model.path}' is of type {config.model_type}; supported: {', '.join(FAMILIES)}")
-    if getattr(config, "attention_dropout", 0.0):
-        raise ConfigError(
-            f"{field}: '{model.path}' has attention_dropout {config.attention_dropout}; set it to 0 in config.json"
+    except Exception as error:  # by its own validation, or by what it computes with the values
+        raise ConfigError(f"{where}: {_reason(error)}; mend it") from None
+    return raw, config
+
+
+def _no_config(model: Model, error: Exception) -> str:
+    """Why there is no config to read, and the mend."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    cause, path = error.__cause__ or error, model.path
+    if isinstance(cause, GatedRepoError):
+        return f"'{path}' is gated on the hub; accept its terms there, and give HF_TOKEN a token that may read it"
+    if isinstance(cause, RepositoryNotFoundError):
+        return (
+            f"'{path}' is no directory here, and no model on the hub that can be seen without a token or with this one;"
+            " check the name, or set HF_TOKEN if it is private"
         )
-    if getattr(config, "sliding_window", None) is not None:
-        if not model.drop_sliding_window:
-            raise ConfigError(
-                f"{field}: '{model.path}' attends in a sliding window of {config.sliding_window} tokens, so it"
-                " cannot see further; set model.drop_sliding_window: true to train it with full attention"
-            )
-        config.sliding_window = None
-        if getattr(config, "layer_types", None):
-            config.layer_types = ["full_attention"] * config.num_hidden_layers
-        if hasattr(config, "use_sliding_window"):
-            config.use_sliding_window = False
-    where = f"{field}: config.json of '{model.path}'"
-    write_rope(config, _rope_of_file(raw, config, where), config.max_position_embeddings)
-    return config
+    if isinstance(cause, RevisionNotFoundError):
+        return f"'{path}' has no revision '{model.revision}' on the hub; give a commit, tag or branch that it has"
+    if Path(_directory(path), "adapter_config.json").is_file():
+        return f"'{path}' is an adapter; give the model that it is folded into"
+    return (
+        f"cannot read a model config at '{path}' ({_reason(error)}); give a directory with config.json or a hub name"
+        " that can be reached"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """An exception's own words on one line; those of transformers' validation stand in its last one."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if len(lines) > 1 and lines[0].rstrip().endswith(":"):
+        return lines[-1].strip().partition(": ")[2] or lines[-1].strip()
+    return lines[0].rstrip(".")
+
+
+def _attend_to_everything(model: Model, config: Any, field: str, where: str) -> None:
+    """Turn a sliding window off in `config`, or refuse it."""
+    types = set(getattr(config, "layer_types", None) or ())
+    unknown = sorted(types - {"full_attention", "sliding_attention"})
+    if unknown:
+        raise ConfigError(f"{where}: layer_types has '{unknown[0]}'; only models of full attention can be extended")
+    window = getattr(config, "sliding_window", None)
+    if window is None and "sliding_attention" not in types:
+        return
+    if not model.drop_sliding_window:
+        raise ConfigError(
+            f"{field}: '{model.path}' attends in a sliding window of {window} tokens, so it"
+            " cannot see further; set model.drop_sliding_window: true to train it with full attention"
+        )
+    config.sliding_window = None
+    if getattr(config, "layer_types", None):
+        config.layer_types = ["full_attention"] * config.num_hidden_layers
+    if hasattr(config, "use_sliding_window"):
+        config.use_sliding_window = False
 
 
 def _rope_of_file(raw: dict[str, Any], config: Any, where: str) -> RopeSettings:
@@ -142,7 +193,7 @@ def open_model(
         The network and `RunRope.trained`.
 
     Raises:
-        ConfigError: see `read_config`; weights that are missing, incomplete or not safetensors.
+        ConfigError: see `read_config` and `checks.check_model`.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -193,33 +244,26 @@ def load_pretrained(
     transformers draws tensors that the files lack at random, with no more than a warning.
 
     Raises:
-        ConfigError: beginning with `field`: no safetensors weights, unreadable ones, or not those of the config.
+        ConfigError: beginning with `field`: see `checks.check_weights`.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            _directory(path),
-            config=config,
-            revision=revision,
-            dtype=dtype,
-            attn_implementation=attention.NAME,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except (OSError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{field}: cannot load safetensors weights from '{path}' ({reason})") from None
+    checks.check_weights(path, revision, config, field)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        _directory(path),
+        config=config,
+        revision=revision,
+        dtype=dtype,
+        attn_implementation=attention.NAME,
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
     network, found = loaded
     wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
-    if wrong:
-        raise ConfigError(
-            f"{field}: the weights in '{path}' are not those of its config.json: {len(wrong)} tensors are missing or of"
-            f" another shape, the first is {wrong[0]}; fetch the model again"
-        )
+    if wrong:  # transformers has found less than the headers say there is
+        raise ConfigError(checks.wrong_tensors(path, wrong, field))
     return network
 
 

@@ -100,22 +100,14 @@ def attach(network: Any, model: Model, lora: Lora, seed: int, device: torch.devi
 
     Raises:
         ConfigError: names that the model does not have, or that cannot be trained so; with `quantize`, weights files
-            that hold other names than the model, or see `quantise`.
+            that hold other names than the model, or, on the CPU, a layer whose inputs are no multiple of 64.
     """
-    linears = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
-    targets = _named(linears, lora.targets, "model.lora.targets", "linear layer", network)
-    owners = {name: m for name, m in network.named_modules() if name and any(True for _ in m.parameters())}
-    also = _named(owners, lora.also_train, "model.lora.also_train", "module", network)
-    tied = bool(getattr(network.config, "tie_word_embeddings", False))
-    _check_apart(network, targets, also, tied)
+    check(network, model, lora, device)
+    targets, also, four_bit = _chosen(network, lora)
     network.requires_grad_(False)
     shapes = {name: tuple(module.weight.shape) for name, module in targets.items()}
     dtypes = {name: module.weight.dtype for name, module in targets.items()}
-    four_bit: set[str] = set()
-    if lora.quantize is not None:
-        four_bit = {name for name, module in linears.items() if module is not network.get_output_embeddings()}
-        four_bit -= {name for name in four_bit if any(f"{name}.".startswith(f"{whole}.") for whole in also)}
-        _check_files(model, four_bit)
+    if four_bit:
         quantise(network, four_bit, device)
     for number, name in enumerate(targets):
         out_features, in_features = shapes[name]
@@ -127,7 +119,44 @@ def attach(network: Any, model: Model, lora: Lora, seed: int, device: torch.devi
     for module in also.values():
         module.requires_grad_(True)
     held = frozenset(f"{name}.{BASE}.weight" if name in targets else f"{name}.weight" for name in four_bit)
-    setattr(network, _ATTRIBUTE, Adapter(model, lora, tuple(targets), tuple(also), held, tied))
+    setattr(network, _ATTRIBUTE, Adapter(model, lora, tuple(targets), tuple(also), held, _is_tied(network)))
+
+
+def check(network: Any, model: Model, lora: Lora, device: torch.device | None) -> None:
+    """What `attach` refuses, of a network that may be on the meta device; `device` where it is known.
+
+    Raises:
+        ConfigError: see `attach`.
+    """
+    targets, also, four_bit = _chosen(network, lora)
+    _check_apart(network, targets, also, _is_tied(network))
+    if four_bit:
+        _check_files(model, four_bit)
+    for name in sorted(four_bit):
+        width = network.get_submodule(name).in_features
+        if device is not None and device.type == "cpu" and width % _BLOCK:
+            # Its CPU kernel takes each row's blocks to begin with the row, and reads other weights without a word.
+            raise ConfigError(
+                f"model.lora.quantize: {name} has {width} inputs, and bitsandbytes on the CPU reads 4-bit weights"
+                f" wrongly where that is no multiple of {_BLOCK}; leave quantize out, or train on a GPU"
+            )
+
+
+def _chosen(network: Any, lora: Lora) -> tuple[dict[str, Any], dict[str, Any], set[str]]:
+    """Linear layers that get matrices, modules that are trained whole, and the names of those held in 4 bits."""
+    linears = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+    targets = _named(linears, lora.targets, "model.lora.targets", "linear layer", network)
+    owners = {name: m for name, m in network.named_modules() if name and any(True for _ in m.parameters())}
+    also = _named(owners, lora.also_train, "model.lora.also_train", "module", network)
+    if lora.quantize is None:
+        return targets, also, set()
+    four_bit = {name for name, module in linears.items() if module is not network.get_output_embeddings()}
+    four_bit -= {name for name in four_bit if any(f"{name}.".startswith(f"{whole}.") for whole in also)}
+    return targets, also, four_bit
+
+
+def _is_tied(network: Any) -> bool:
+    return bool(getattr(network.config, "tie_word_embeddings", False))
 
 
 def _named(modules: dict[str, Any], wanted: list[str], field: str, kind: str, network: nn.Module) -> dict[str, Any]:
@@ -170,9 +199,6 @@ def quantise(network: Any, linears: Collection[str], device: torch.device) -> No
     Layer by layer, so that `device` never holds more than one in full. Computes in the dtype that the layer had. A
     weight moves by at most 0.152 (half the widest step between two NF4 values) of the largest of its block of 64, and
     by what the rounding of that largest adds.
-
-    Raises:
-        ConfigError: on the CPU, a layer whose inputs are no multiple of 64.
     """
     # It asks for a kernel that computes without gradients only, which no run does.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -181,12 +207,6 @@ def quantise(network: Any, linears: Collection[str], device: torch.device) -> No
     settings: dict[str, Any] = {"compress_statistics": True, "quant_type": "nf4", "blocksize": _BLOCK}
     for name in sorted(linears):
         old = network.get_submodule(name)
-        if device.type == "cpu" and old.in_features % _BLOCK:
-            # Its CPU kernel takes each row's blocks to begin with the row, and reads other weights without a word.
-            raise ConfigError(
-                f"model.lora.quantize: {name} has {old.in_features} inputs, and bitsandbytes on the CPU reads 4-bit"
-                f" weights wrongly where that is no multiple of {_BLOCK}; leave quantize out, or train on a GPU"
-            )
         new = Linear4bit(
             old.in_features,
             old.out_features,

@@ -39,9 +39,11 @@ def check_ahead(pipeline: Pipeline, steps: Iterable[Step]) -> None:
 
 
 def _check_base(pipeline: Pipeline) -> None:
+    from longspan.model.checks import check_model
     from longspan.model.load import read_config
 
-    read_config(Model(path=pipeline.base, revision=pipeline.revision), "base")
+    model = Model(path=pipeline.base, revision=pipeline.revision)
+    check_model(model, read_config(model, "base"), "base")
 
 
 def _check_made(pipeline: Pipeline, steps: list[Step]) -> None:
