@@ -12,13 +12,13 @@ from longspan.corpus.encoding import encode, encode_with_offsets
 from longspan.corpus.synthesis.needles import NeedleVocabulary
 from longspan.corpus.tokenizer import (
     copy_tokenizer,
-    load_tokenizer,
     needle_vocabulary,
     open_tokenizer,
     sentence_end_ids,
     store_tokenizer,
     train_tokenizer,
 )
+from longspan.corpus.tokenizer_files import open_tokenizer_files
 from longspan.errors import ConfigError, DataError, StorageError
 from tests.corpus.conftest import Prepared, sentences
 
@@ -117,13 +117,13 @@ def test_rejects_a_path_without_a_tokenizer(tmp_path: Path, content: str | None)
     if content is not None:
         (tmp_path / "tokenizer_config.json").write_text(content)
     with pytest.raises(ConfigError, match=r"tokenizer\.path: .*: no tokenizer that can be loaded: \S"):
-        load_tokenizer(str(tmp_path))
+        open_tokenizer_files(str(tmp_path), field="tokenizer.path")
 
 
 def test_is_stored_and_opened_again_also_on_s3(tokenizer: Any, s3_bucket: str) -> None:
     info = store_tokenizer(tokenizer, s3_bucket)
     assert (info.needle_first_id, info.vocab_size) == (290, len(tokenizer))
-    again = load_tokenizer(f"{s3_bucket}/tokenizer")
+    again = open_tokenizer_files(f"{s3_bucket}/tokenizer", field="tokenizer.path")
     assert again.get_vocab() == tokenizer.get_vocab()
     assert (again.bos_token, again.eos_token, again.pad_token) == ("<|bos|>", "<|eos|>", "<|pad|>")
 
@@ -138,7 +138,7 @@ def test_is_written_under_names_that_transformers_4_and_5_both_read(tokenizer: A
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert config["additional_special_tokens"] == ["<|call|>"]
     assert not isinstance(config.get("extra_special_tokens"), list)
-    again = load_tokenizer(str(tmp_path / "tokenizer"))
+    again = open_tokenizer_files(str(tmp_path / "tokenizer"), field="tokenizer.path")
     assert again.extra_special_tokens == ["<|call|>"]
     assert again("two<|call|>one").input_ids == tokenizer("two<|call|>one").input_ids
 

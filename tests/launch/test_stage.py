@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(make: MakeRecipe, tmp_path: Path) -> None:
     small = tiny_model_directory(tmp_path / "small", vocab_size=96)
     with pytest.raises(
-        ConfigError, match=r"^data.manifest: its tokenizer has 300 tokens, the model's vocabulary 96; prep"
+        ConfigError, match=r"^data.manifest: its tokenizer has 300 ids, but the model's embedding 96 rows"
     ):
         stage_run(make(model={"path": str(small)}))
 
@@ -288,9 +288,67 @@ def test_a_corpus_of_another_tokenizer_is_refused(make: MakeRecipe, folder: Path
 def test_a_tokenizer_that_cannot_be_loaded_is_said(make: MakeRecipe, folder: Path, model: Path) -> None:
     with_tokenizer(model, folder / "data" / "tokenizer", lambda _: "{}")
     with pytest.raises(
-        ConfigError, match=r"^model.path: the tokenizer of '.*model' cannot be loaded \(.*; mend or remo"
+        ConfigError,
+        match=r"^model.path: .*model: no tokenizer that can be loaded: .*; give one with a sound tokenizer.json$",
     ):
         stage_run(make(model={"path": str(model)}))
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_has_embeddings_is_refused(
+    make: MakeRecipe, folder: Path, tmp_path: Path
+) -> None:
+    """A padding token that was added without a row for it; more rows than ids are padding."""
+    tokenizer = folder / "data" / "tokenizer"
+    added = [{"id": 300, "content": "<|extra|>", "special": True, "normalized": False}]
+    added[0] |= {"single_word": False, "lstrip": False, "rstrip": False}
+
+    def longer(text: str) -> str:
+        values = json.loads(text)
+        return json.dumps({**values, "added_tokens": [*values["added_tokens"], *added]})
+
+    for rows in (300, 301, 320):
+        model = with_tokenizer(tiny_model_directory(tmp_path / str(rows), vocab_size=rows), tokenizer, longer)
+        if rows > 300:
+            check_recipe(make(model={"path": str(model)}))
+            continue
+        with pytest.raises(ConfigError) as caught:
+            check_recipe(make(model={"path": str(model)}))
+        assert str(caught.value).startswith(
+            f"model.path: the tokenizer of '{model}' has 301 ids, but the model's embedding 300 rows (vocab_size); take"
+        )
+
+
+def test_a_corpus_whose_tokenizer_cuts_text_otherwise_is_refused(make: MakeRecipe, folder: Path, model: Path) -> None:
+    """The same tokens under the same ids, as transformers gives them when it builds a class anew."""
+
+    def split_digits(text: str) -> str:
+        values = json.loads(text)
+        digits = {"type": "Digits", "individual_digits": True}
+        steps = {"type": "Sequence", "pretokenizers": [digits, values["pre_tokenizer"]]}
+        return json.dumps({**values, "normalizer": {"type": "Lowercase"}, "pre_tokenizer": steps})
+
+    with_tokenizer(model, folder / "data" / "tokenizer", split_digits)
+    with pytest.raises(
+        ConfigError, match=r"^data.manifest: .* the model's tokens, but cuts text into others; prepare the"
+    ):
+        check_recipe(make(model={"path": str(model)}))
+
+
+def test_a_model_that_training_could_not_open_is_refused_before_anything_is_written(
+    make: MakeRecipe, folder: Path, model: Path
+) -> None:
+    recipe = make(model={"path": str(model)})
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(ConfigError, match=r"^model.path: config.json of '.*': quantization_config: .*\(gptq\)"):
+        stage_run(recipe)
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"^model.path: .*pytorch_model.bin is pickled"):
+        stage_run(recipe)
+    assert not storage.exists(recipe.run_uri)
+    # Weights that are drawn need no files.
+    check_recipe(make(model={"path": str(model), "weights": "random"}))
 
 
 def test_what_wastes_compute_is_said_once(make: MakeRecipe, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from longspan.checkpoint.export import write_model
 from longspan.config.model import Model, Rope
 from longspan.errors import ConfigError
 from longspan.model.attention import Documents
-from longspan.model.load import assert_rope, extend_config, open_model, open_tokenizer, read_config
+from longspan.model.load import assert_rope, extend_config, open_model, read_config
 from longspan.rope import RopeSettings, config_keys, from_hf, inv_freq
 from tests.tiny import FAMILIES, tiny_model_directory
 
@@ -423,8 +423,3 @@ def test_weights_that_are_not_whole_are_refused(tmp_path: Path, llama: Path, dam
     with pytest.raises(ConfigError, match=r"model.path: ") as info:
         open_model(settings_for(tmp_path), ROPES["ntk"], TARGET, seed=0)
     assert "\n" not in str(info.value)
-
-
-def test_no_tokenizer_is_no_error(tmp_path: Path, llama: Path) -> None:
-    assert open_tokenizer(str(llama)) is None
-    assert open_tokenizer(str(tmp_path / "nowhere")) is None

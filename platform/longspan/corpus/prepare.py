@@ -30,13 +30,13 @@ from longspan.corpus.manifest import MANIFEST_FILE, Manifest, ShardInfo, Tokeniz
 from longspan.corpus.records import UNITS_FOLDER
 from longspan.corpus.sources import read_texts
 from longspan.corpus.tokenizer import (
-    load_tokenizer,
     needle_vocabulary,
     open_stored,
     sentence_end_ids,
     store_tokenizer,
     train_tokenizer,
 )
+from longspan.corpus.tokenizer_files import open_tokenizer_files
 from longspan.corpus.units import Unit, list_units, window_units
 from longspan.corpus.work import UnitResult, do_unit, unit_record_name
 from longspan.errors import ConfigError, DataError
@@ -231,7 +231,7 @@ def _tokenizer(
         info = TokenizerInfo(**state["tokenizer"])
         return info, sentence_end_ids(open_stored(corpus.output, info))
     if corpus.tokenizer.path is not None:
-        tokenizer = load_tokenizer(corpus.tokenizer.path)
+        tokenizer = open_tokenizer_files(corpus.tokenizer.path, field="tokenizer.path", say=True)
     else:
         say(f"tokenizer: training {corpus.tokenizer.train_vocab_size} byte-level BPE tokens")
         tokenizer = train_tokenizer(_training_texts(corpus, units), corpus.tokenizer)

@@ -1,4 +1,4 @@
-"""The corpus's tokenizer: loaded or trained, stored beside the shards, and asked which tokens end a sentence.
+"""The corpus's tokenizer: trained, stored beside the shards, and asked which tokens end a sentence.
 
 `prepare` makes it; training, evaluation and export take it back from the corpus with `open_tokenizer`.
 """
@@ -14,6 +14,7 @@ from longspan import storage
 from longspan.config.corpus import Tokenizer
 from longspan.corpus.manifest import Manifest, TokenizerInfo
 from longspan.corpus.synthesis.needles import NeedleVocabulary
+from longspan.corpus.tokenizer_files import open_tokenizer_files
 from longspan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -25,23 +26,6 @@ _SENTENCE_ENDS = (".", "!", "?", "\n", "\u3002", "\uff01", "\uff1f")
 """Full stop, exclamation and question mark, line end, and the first three in their Chinese and Japanese forms."""
 _TRAILING = " \t\r\"'`)]}\u2019\u201d\u00bb\u300d\u300f"
 """Spaces, quotes and brackets that may follow the end of a sentence inside one token."""
-
-
-def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
-    """Tokenizer of a directory (local or s3://) or hub name. No code of the repository is run.
-
-    Raises:
-        ConfigError: there is no tokenizer that transformers can load there.
-    """
-    from transformers import AutoTokenizer
-
-    folder = str(storage.local_directory(path)) if storage.is_remote(path) else path
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"tokenizer.path: {path}: no tokenizer that can be loaded: {reason}") from None
-    return tokenizer
 
 
 def train_tokenizer(texts: Iterable[str], config: Tokenizer) -> "PreTrainedTokenizerBase":
@@ -89,7 +73,7 @@ def store_tokenizer(tokenizer: "PreTrainedTokenizerBase", output: str) -> Tokeni
     vocabulary = needle_vocabulary(tokenizer)
     return TokenizerInfo(
         directory=DIRECTORY,
-        vocab_size=_num_ids(tokenizer),
+        vocab_size=num_ids(tokenizer),
         files=files,
         needle_first_id=vocabulary.first_id if vocabulary else None,
     )
@@ -137,10 +121,10 @@ def open_stored(uri: str, info: TokenizerInfo) -> "PreTrainedTokenizerBase":
     """The tokenizer that `store_tokenizer` wrote to the corpus at `uri`. Raises as `copy_tokenizer`."""
     with tempfile.TemporaryDirectory() as folder:
         _copy(uri, info, folder)
-        return load_tokenizer(folder)
+        return open_tokenizer_files(folder, field=storage.join(uri, info.directory))
 
 
-def _num_ids(tokenizer: "PreTrainedTokenizerBase") -> int:
+def num_ids(tokenizer: "PreTrainedTokenizerBase") -> int:
     """One more than the largest id: some vocabularies have gaps, so that they have fewer tokens than that."""
     return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
 
@@ -163,7 +147,7 @@ def sentence_end_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     """
     special = set(tokenizer.all_special_ids)
     texts = tokenizer.batch_decode(
-        [[number] for number in range(_num_ids(tokenizer))],
+        [[number] for number in range(num_ids(tokenizer))],
         skip_special_tokens=False,
         clean_up_tokenization_spaces=False,
     )

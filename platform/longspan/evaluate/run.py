@@ -230,12 +230,14 @@ def _questions(tokenizer: Any, text: NDArray[np.uint32], settings: EvaluationSet
 
 
 def check_tokenizer(model_path: str, tokenizer: Any) -> None:
-    """Raises ConfigError where the model brings a tokenizer that numbers tokens otherwise than the corpus's."""
-    from longspan.model.load import open_tokenizer
+    """Raises ConfigError where the model brings a tokenizer that cannot be opened, numbers tokens otherwise than the
+    corpus's, or cuts text otherwise.
+    """
+    from longspan.corpus.tokenizer_files import has_tokenizer, open_tokenizer_files, probe_ids
 
-    own = open_tokenizer(model_path)
-    if own is None:
+    if not has_tokenizer(model_path):
         return
+    own: Any = open_tokenizer_files(model_path, field="evaluate")
     found, expected = own.get_vocab(), tokenizer.get_vocab()
     different = [token for token in found.keys() | expected.keys() if found.get(token) != expected.get(token)]
     if different:
@@ -244,6 +246,11 @@ def check_tokenizer(model_path: str, tokenizer: Any) -> None:
             f"evaluate: the tokenizer of '{model_path}' is not the corpus's: {len(different)} tokens differ, {token!r}"
             f" is {found.get(token)} there and {expected.get(token)} in the corpus; prepare the corpus with the model's"
             " tokenizer"
+        )
+    if probe_ids(own) != probe_ids(tokenizer):
+        raise ConfigError(
+            f"evaluate: the tokenizer of '{model_path}' has the corpus's tokens, but cuts text into others; prepare the"
+            " corpus with the model's tokenizer"
         )
 
 

@@ -82,17 +82,12 @@ def check_recipe(recipe: Recipe) -> tuple[Any, Manifest]:
         _logger.warning("%s", replaced)
     _check_evaluated_scale(recipe, own, settings)
     manifest = named_manifest(recipe.data.manifest, "data.manifest")
-    if manifest.tokenizer.vocab_size > config.vocab_size:
-        raise ConfigError(
-            f"data.manifest: its tokenizer has {manifest.tokenizer.vocab_size} tokens, the model's vocabulary"
-            f" {config.vocab_size}; prepare the corpus with the model's own tokenizer"
-        )
     plan_settings(recipe, manifest.source_names)
     if recipe.evaluate.lengths and recipe.evaluate.text_source is None:
         raise ConfigError("evaluate.text_source: required when evaluate.lengths is given; name a held-out source")
     if recipe.evaluate.text_source is not None:
         check_held_out(manifest, recipe.evaluate.text_source, recipe.evaluate.lengths or [0])
-    check_tokenizer(recipe, manifest)
+    check_tokenizer(recipe, manifest, config.vocab_size)
     check_corpus(recipe.data.manifest, manifest)
     check_scores(recipe, manifest)
     _warn_of_base(settings, recipe, head_dim(config))

@@ -267,16 +267,6 @@ def load_pretrained(
     return network
 
 
-def open_tokenizer(path: str, revision: str | None = None) -> Any:
-    """Tokenizer of a model directory or hub name; None where there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(_directory(path), revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError):
-        return None
-
-
 def rotary_modules(network: nn.Module) -> dict[str, nn.Module]:
     """The modules that hold rotary frequencies, by their dotted names."""
     named = network.named_modules()

@@ -87,16 +87,16 @@ def local_folder(path: str, revision: str | None = None) -> Path | None:
 
 
 def _hub_headers(where: str, name: str, revision: str | None) -> dict[str, TensorInfo]:
-    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
     try:
-        found = get_safetensors_metadata(name, revision=revision).files_metadata
+        found = HfApi().get_safetensors_metadata(name, revision=revision).files_metadata
     except NotASafetensorsRepoError:
         raise ConfigError(f"{where}: '{name}' has no safetensors weights on the hub; {CONVERT}") from None
     except SafetensorsParsingError as error:
         raise ConfigError(f"{where}: '{name}': a file on the hub is damaged ({_line(error)})") from None
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # of the network, in the classes of whatever client the hub's library has
         raise ConfigError(f"{where}: cannot read the weights of '{name}' on the hub ({_line(error)})") from None
     return {
         tensor: TensorInfo(file, tuple(info.shape), info.dtype)
