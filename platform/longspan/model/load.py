@@ -64,7 +64,7 @@ def _config_of(model: Model, field: str) -> tuple[dict[str, Any], Any]:
         raw = PretrainedConfig.get_config_dict(directory, revision=model.revision)[0]
     except Exception as error:  # what it raises is not documented, and all of it is about the file or the hub
         raise ConfigError(f"{field}: {_no_config(model, error)}") from None
-    if not raw.get("model_type"):
+    if not isinstance(raw, dict) or not raw.get("model_type"):
         raise ConfigError(f"{field}: {_no_config(model, ValueError('config.json names no model_type'))}")
     if raw["model_type"] not in FAMILIES:
         raise ConfigError(f"{field}: '{model.path}' is of type {raw['model_type']}; supported: {', '.join(FAMILIES)}")
