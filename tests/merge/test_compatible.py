@@ -98,6 +98,13 @@ def test_a_rope_that_cannot_be_read_is_refused_with_its_side(pair: tuple[Path, P
     assert str(refusal(pair)).startswith("merge: b: config.json: rope_parameters.factor is")
 
 
+def test_a_config_that_transformers_does_not_take_is_refused_in_its_words(
+    pair: tuple[Path, Path], edit_config: Any
+) -> None:
+    edit_config(pair[1], "vocab_size", "64")
+    assert str(refusal(pair)).endswith("cannot be read (Field 'vocab_size' expected int, got str (value: '64'))")
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("rms_norm_eps", 1e-3), ("num_attention_heads", 8), ("hidden_act", "gelu"), ("tie_word_embeddings", True)],

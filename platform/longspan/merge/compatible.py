@@ -39,7 +39,7 @@ def read_config(side: str, directory: Path) -> dict[str, Any]:
     """
     from transformers import AutoConfig
 
-    from longspan.model.load import FAMILIES
+    from longspan.model.load import FAMILIES, reason
 
     if (directory / "adapter_config.json").is_file():
         raise CheckpointError(
@@ -50,9 +50,8 @@ def read_config(side: str, directory: Path) -> dict[str, Any]:
         raise CheckpointError(f"merge: {side}: {directory} has no config.json; {_GIVE}")
     try:
         config: dict[str, Any] = AutoConfig.from_pretrained(directory, trust_remote_code=False).to_dict()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"merge: {side}: {directory / 'config.json'} cannot be read ({reason})") from None
+    except Exception as error:  # by its own validation, or by what it computes with the values
+        raise CheckpointError(f"merge: {side}: {directory / 'config.json'} cannot be read ({reason(error)})") from None
     if config["model_type"] not in FAMILIES:
         raise CheckpointError(
             f"merge: {side}: model_type {config['model_type']} is not supported; supported: {', '.join(FAMILIES)}"

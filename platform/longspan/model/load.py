@@ -74,7 +74,7 @@ def _config_of(model: Model, field: str) -> tuple[dict[str, Any], Any]:
             directory, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
     except Exception as error:  # by its own validation, or by what it computes with the values
-        raise ConfigError(f"{where}: {_reason(error)}; mend it") from None
+        raise ConfigError(f"{where}: {reason(error)}; mend it") from None
     return raw, config
 
 
@@ -95,12 +95,12 @@ def _no_config(model: Model, error: Exception) -> str:
     if Path(_directory(path), "adapter_config.json").is_file():
         return f"'{path}' is an adapter; give the model that it is folded into"
     return (
-        f"cannot read a model config at '{path}' ({_reason(error)}); give a directory with config.json or a hub name"
+        f"cannot read a model config at '{path}' ({reason(error)}); give a directory with config.json or a hub name"
         " that can be reached"
     )
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """An exception's own words on one line; those of transformers' validation stand in its last one."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if len(lines) > 1 and lines[0].rstrip().endswith(":"):
