@@ -142,14 +142,30 @@ def test_methods_that_go_on_from_others_and_choose_by_scores(tmp_path: Path) -> 
 def test_what_stands_on_a_failed_run_fails_with_it(tmp_path: Path) -> None:
     asked = small(tmp_path)
     prepare_material(asked, lambda line: None)
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     methods = [*values()["methods"][1:], {"name": "again", "start": "short", "set": {"rope.type": "keep"}}]
-    # A configuration without weights: that comes out when a run begins.
-    without = {"base": {"checkpoint": str(tmp_path / "run" / "init")}, "corpus": None, "methods": methods, "claims": []}
+    # Weights that are no numbers: that comes out when a run begins.
+    broken: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "run" / "init"))
+    for weight in broken.parameters():
+        weight.data.fill_(float("nan"))
+    broken.save_pretrained(tmp_path / "broken")
+    without = {"base": {"checkpoint": str(tmp_path / "broken")}, "corpus": None, "methods": methods, "claims": []}
     recipe = asked.recipe | {"data": asked.recipe["data"] | {"manifest": str(tmp_path / "run" / "data")}}
     lines: list[str] = []
-    with pytest.raises(LongspanError, match=r"3 of 3 runs failed; short, seed 3: .*weights"):
+    with pytest.raises(LongspanError, match=r"3 of 3 runs failed; short, seed 3: "):
         run_comparison(small(tmp_path, **without, recipe=recipe, output=str(tmp_path / "other")), lines.append)
     assert "again, seed 3: failed: short, seed 3, which it goes on from, failed" in lines
+
+
+def test_a_base_without_weights_is_found_before_anything_trains(tmp_path: Path) -> None:
+    asked = small(tmp_path)
+    prepare_material(asked, lambda line: None)
+    recipe = asked.recipe | {"data": asked.recipe["data"] | {"manifest": str(tmp_path / "run" / "data")}}
+    changes = {"base": {"checkpoint": str(tmp_path / "run" / "init")}, "corpus": None, "recipe": recipe}
+    with pytest.raises(ConfigError, match=r"model\.path: .*init holds neither model\.safetensors nor"):
+        run_comparison(small(tmp_path, **changes, output=str(tmp_path / "other")), lambda line: None)
+    assert not list(tmp_path.glob("other/runs/*/*/checkpoint"))
 
 
 def test_a_mistake_in_a_method_is_found_before_anything_trains(tmp_path: Path) -> None:
