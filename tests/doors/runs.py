@@ -92,7 +92,12 @@ RUNS = [
     ),
     ("plan", "recipe", _sets("data.loss_weighting={type: longce, scores: void}"), "data.loss_weighting.scores: "),
     ("plan", "recipe", _sets("rope={type: longrope, long_factor: [1.0, 2.0]}"), "long_factor"),
-    ("plan", "recipe", _sets("model.lora={targets: [nope]}"), "model.lora.targets: this model has no 'nope'; it has"),
+    (
+        "plan",
+        "recipe",
+        _sets("model.lora={targets: [nope]}"),
+        "model.lora.targets: LlamaForCausalLM has no linear layer 'nope'; it has",
+    ),
     (
         "plan",
         "recipe",
