@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from longspan.errors import ConfigError
 from longspan.model import attention
 from longspan.model.attention import Documents, document_attention, longspan_attention, resolve_kernel
 
@@ -178,7 +179,7 @@ def test_cu_seqlens_go_to_the_device_only_for_packed_rows() -> None:
         ("auto", "cuda", True, "flash_attn"),
         ("auto", "cuda", False, "sdpa"),
         ("sdpa", "cuda", True, "sdpa"),
-        ("flash_attn", "cuda", False, "flash_attn"),
+        ("flash_attn", "cuda", True, "flash_attn"),
     ],
 )
 def test_the_kernel_that_auto_takes(
@@ -186,6 +187,15 @@ def test_the_kernel_that_auto_takes(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
     assert resolve_kernel(requested, torch.device(device)) == kernel
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("cpu", "needs a GPU; train on one"), ("cuda", "is not installed here")]
+)
+def test_a_kernel_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, device: str, message: str) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if device == "cpu" else None)
+    with pytest.raises(ConfigError, match=rf"^model\.attention: flash_attn {message}.*, or take auto$"):
+        resolve_kernel("flash_attn", torch.device(device))
 
 
 def varlen_reference(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float) -> Tensor:

@@ -331,3 +331,11 @@ def test_no_tensor_is_loaded(model: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(load, "load_pretrained", fail)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
     planned(settings_for(model, lora={}))
+
+
+def test_a_kernel_that_training_here_would_not_find_is_refused(model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^model\.attention: flash_attn needs a GPU"):
+        planned(settings_for(model, attention="flash_attn"))
+    # Workers elsewhere may have one.
+    settings = settings_for(model, attention="flash_attn")
+    check_model(settings, read_config(settings))

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from longspan.errors import ConfigError
+
 NAME = "longspan"
 
 
@@ -83,7 +85,14 @@ def s2_boundaries(cu_seqlens: tuple[int, ...], group: int) -> tuple[tuple[int, .
 
 
 def resolve_kernel(requested: str, device: torch.device) -> str:
-    """`flash_attn` or `sdpa` for the `model.attention` setting on this device."""
+    """`flash_attn` or `sdpa` for the `model.attention` setting on this device.
+
+    Raises:
+        ConfigError: flash_attn is named, but is not installed or there is no GPU.
+    """
+    if requested == "flash_attn" and not (device.type == "cuda" and importlib.util.find_spec("flash_attn")):
+        lack = "is not installed here; install it" if device.type == "cuda" else "needs a GPU; train on one"
+        raise ConfigError(f"model.attention: flash_attn {lack}, or take auto")
     if requested == "auto":
         return "flash_attn" if device.type == "cuda" and importlib.util.find_spec("flash_attn") else "sdpa"
     return requested

@@ -95,10 +95,12 @@ def check_model(model: Model, config: Any, field: str = "model.path", device: to
         device: that of training, where it is on this machine.
 
     Raises:
-        ConfigError: see `check_weights` and `lora.choose`.
+        ConfigError: see `check_weights`, `lora.check` and, with a device, `lora.require_quantiser` and
+            `attention.resolve_kernel`.
     """
     if device is not None:
         lora.require_quantiser(model.lora)
+        attention.resolve_kernel(model.attention, device)
     if model.weights == "pretrained":
         check_weights(model.path, model.revision, config, field)
     if model.lora is not None:
