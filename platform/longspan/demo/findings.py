@@ -54,6 +54,7 @@ def summarise(
         "versions": versions(),
     }
     plots = Path(output, "plots")
+    storage.check_lease(output)  # plots are drawn into it, past storage
     plots.mkdir(parents=True, exist_ok=True)
     titles = {name: TITLES[name][0] for name in TITLES}
     needle_heatmaps(
