@@ -119,6 +119,9 @@ def test_a_message_that_the_template_passes_over_is_refused(tokenizer: Any) -> N
         documents(tokenizer, talk, deaf)
     (document,) = documents(tokenizer, talk, CHATML)
     assert tokenizer.decode(document.tokens.tolist()).startswith("<|im_start|>developer\nBe brief.")
+    echoed = [{"role": "developer", "content": "geese"}, *TALK[1:]]  # the word is there, though not its message
+    with pytest.raises(BadRowError, match=r"drops 'content' of message 1 \(developer\)"):
+        documents(tokenizer, echoed, deaf)
 
 
 def test_names_and_unknown_keys_reach_the_template(tokenizer: Any) -> None:

@@ -61,7 +61,7 @@ class Tally:
     def refuse(self, error: BadRowError) -> None:
         """Count a bad row. Raises DataError where the source refuses them."""
         if self.source is None or self.source.on_bad == "refuse":
-            raise DataError(str(error)) from None
+            raise DataError(f"{error} (on_bad: skip leaves such rows out)") from None
         self.leave_out(error.kind)
         if len(self.first) < _NAMED:
             self.first.append(str(error))

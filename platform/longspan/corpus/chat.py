@@ -146,21 +146,30 @@ def _refuse_lost(writer: _Writer, form: ChatFormat) -> None:
     messages = writer.talk.messages
     begin = 0
     for end in (number for number, message in enumerate(messages) if is_answer(message)):
-        whole = writer.text(messages[: end + 1])
-        for number in range(begin, end + 1):
-            for key, changed in _changes(messages[number], whole):
-                others = [*messages[:number], changed, *messages[number + 1 : end + 1]]
-                if _text_or_none(writer, others) == whole:
+        part, new = messages[: end + 1], range(begin, end + 1)
+        unseen = _without_trace(writer, part, new)
+        whole = ""
+        for number in new:
+            for key, changed in _changes(messages[number], number in unseen):
+                whole = whole or writer.text(part)
+                if _text_or_none(writer, [*part[:number], changed, *part[number + 1 :]]) == whole:
                     raise _lost(writer.where, f"'{key}' of message {number + 1} ({messages[number]['role']})", key)
         begin = end + 1
     if writer.talk.tools and _text_or_none(writer, messages, with_tools=False) == writer.text(messages):
         raise _lost(writer.where, f"'{form.tools_field}' of the record", form.tools_field)
 
 
-def _changes(message: Message, whole: str) -> Iterator[tuple[str, Message]]:
-    """What of the message has to be in the text `whole` and is not plainly there, and the message with it changed."""
-    content = message["content"].strip()
-    if content and content not in whole:
+def _without_trace(writer: _Writer, messages: list[Message], numbers: range) -> set[int]:
+    """Those of the messages whose text does not show in the whole when each ends in a word of its own."""
+    words = {number: f"{_PROBE}{number}z" for number in numbers if messages[number]["content"].strip()}
+    marked = [{**m, "content": m["content"] + words.get(number, "")} for number, m in enumerate(messages)]
+    text = (_text_or_none(writer, marked) or "") if words else ""
+    return {number for number, word in words.items() if word.strip() not in text}
+
+
+def _changes(message: Message, is_unseen: bool) -> Iterator[tuple[str, Message]]:
+    """What of the message has still to be looked for, and the message with it changed."""
+    if is_unseen:
         yield "content", {**message, "content": message["content"] + _PROBE}
     for keys in (*((key,) for key in CALLS), REASONING):
         given = [key for key in keys if message.get(key)]

@@ -190,7 +190,7 @@ def _texts(
         where = f"{file}, row {first_row + number}"
         one = column.slice(number, 1)
         if one.null_count:
-            yield BadRowError(NOT_TEXT, f"{where}: '{text_field}' is null; leave such rows out, or set on_bad: skip")
+            yield BadRowError(NOT_TEXT, f"{where}: '{text_field}' is null")
         elif (num_bytes := one[0].as_buffer().size) > max_bytes:
             yield _overlong(where, num_bytes, max_bytes)
         elif reason := _not_utf8(one):
