@@ -174,3 +174,21 @@ def test_a_preparation_says_where_memory_is_not_bounded(tmp_path: Any) -> None:
         lines = [line for line in said if line.startswith("tokenizer: a long document cannot be encoded in pieces")]
         assert len(lines) == (name == "whole")
         assert all(line.endswith(" GB for one of max_document_bytes 100000000") for line in lines)
+
+
+def test_a_slow_tokenizer_says_that_marks_stay_text(tmp_path: Any) -> None:
+    from transformers import ByT5Tokenizer
+
+    from longspan.config.corpus import Corpus
+    from longspan.corpus.prepare import prepare
+
+    slow = ByT5Tokenizer()
+    slow.add_tokens([AddedToken("<think>")])
+    slow.save_pretrained(tmp_path / "slow")
+    (tmp_path / "a.txt").write_text("a <think> b")
+    source = {"name": "a", "paths": [str(tmp_path / "a.txt")]}
+    values = {"output": str(tmp_path / "out"), "tokenizer": {"path": str(tmp_path / "slow")}, "sources": [source]}
+    said: list[str] = []
+    manifest = prepare(Corpus.model_validate(values), said.append)
+    assert any(line.endswith("several times slower; its added tokens in texts stay text") for line in said)
+    assert manifest.sources["a"].tokens == len("a <think> b") + 1  # bytes, and eos

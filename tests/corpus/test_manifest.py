@@ -68,6 +68,7 @@ EDITS: list[tuple[Edit, str]] = [
     (lambda m: m["shards"][0].pop("tokens_at"), r"shards\.0\.tokens_at: field required"),
     (lambda m: m["sources"]["files"]["length_histogram"].update({"4": 1}), r"files: the histogram of its documents"),
     (lambda m: m["sources"]["files"]["token_histogram"].update({"4": 1}), r"files: the histogram of its tokens does"),
+    (lambda m: m["sources"]["files"].update(left_out={"short": 4}), r"files: left_out does not add up to skipped 0"),
     (lambda m: m["sentence_end_ids"].append(10**6), r"sentence_end_ids: outside the vocabulary"),
 ]
 
