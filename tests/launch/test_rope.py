@@ -10,7 +10,7 @@ from longspan.errors import LaunchError
 from longspan.evaluate.opening import open_for_evaluation
 from longspan.launch.run import train
 from longspan.model.load import read_config, rope_of_run
-from longspan.rope import RopeSettings, from_hf
+from longspan.rope import RopeSettings, from_hf, to_hf
 from longspan.sweep.run import assert_trial_rope
 from tests.launch.conftest import MakeRecipe
 
@@ -40,7 +40,7 @@ def test_the_exported_rope_is_that_of_the_target_length(make: MakeRecipe, name: 
     planned = rope_of_run(read_config(recipe.model), recipe.rope, 256).exported
     config = storage.read_json(storage.join(summary["checkpoint"], "config.json"))
     assert from_hf(config) == planned
-    assert config["rope_parameters"] == summary["rope"]
+    assert summary["rope"] == to_hf(planned)
     assert config["max_position_embeddings"] == 256
     assert planned.rope_type == {"e2llm": "linear", "mixed": "longrope"}[name]
     assert open_for_evaluation(summary["checkpoint"], dtype="float32")[1] == planned

@@ -54,7 +54,7 @@ def table(rows: Sequence[Mapping[str, Any]], readers: Sequence[str]) -> str:
     """Markdown: a row a kind, a column a reader; families apart where they differ."""
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     lines = [
-        f"| exported | written as | {' | '.join(readers)} | its own RoPE would be off by |",
+        f"| exported | written as | {' | '.join(readers)} | plain RoPE would be off by |",
         f"|{'---|' * (len(readers) + 3)}",
     ]
     for kind in kinds:

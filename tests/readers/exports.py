@@ -20,7 +20,7 @@ from longspan.checkpoint.export import write_model
 from longspan.config.model import Lora, Model
 from longspan.model.load import head_dim, open_model, read_config, rope_of_run
 from longspan.model.lora import adapter_of
-from longspan.rope import RopeSettings, at_length, attention_scaling, inv_freq
+from longspan.rope import RopeSettings, at_length, attention_scaling, from_hf, inv_freq
 from tests.readers.kinds import HEAD_DIM, TARGET, THETA, Kind
 
 SIZES = {
@@ -46,7 +46,8 @@ class Export:
         kind, family: what it is.
         directory: what longspan has written: `checkpoint`, and `adapter` beside it where there is one.
         base: the model before.
-        settings, own: RoPE of the two.
+        settings: RoPE of the export.
+        plain: RoPE of the base without any scaling.
         target: the window to reach, in tokens.
         weights: of the network, by name.
     """
@@ -56,7 +57,7 @@ class Export:
     directory: Path
     base: Path
     settings: RopeSettings
-    own: RopeSettings
+    plain: RopeSettings
     target: int
     weights: Mapping[str, torch.Tensor]
 
@@ -116,10 +117,10 @@ def _written(
 ) -> Export:
     config = read_config(model)
     run = rope_of_run(config, kind.section, target)
-    own = rope_of_run(config, Kind("keep").section, config.max_position_embeddings).trained
+    plain = RopeSettings("default", from_hf(config.to_dict()).rope_theta)
     weights = {name: weight.detach().contiguous() for name, weight in weights.items()}
     write_model(network, dict(weights), run.exported, str(folder / "checkpoint"))
-    return Export(kind.name, family, folder / "checkpoint", Path(model.path), run.exported, own, target, weights)
+    return Export(kind.name, family, folder / "checkpoint", Path(model.path), run.exported, plain, target, weights)
 
 
 def _write_base(kind: Kind, family: str, base: Path) -> None:

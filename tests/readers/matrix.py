@@ -104,10 +104,10 @@ def row(made: Export, asked: dict[str, list[int]], results: dict[str, dict[str, 
     def by(settings: RopeSettings) -> dict[str, np.ndarray]:
         return {name: reference.logprobs(settings, prompt) for name, prompt in asked.items()}
 
-    expected, own = by(made.settings), by(made.own)
+    expected, plain = by(made.settings), by(made.plain)
     fixed = by(made.fixed) if depends_on_length(made.settings) else expected
-    # How far off a reader would be that had not seen the extension: what makes "equal" worth something.
-    control = max(float(np.abs(expected[name] - own[name]).max()) for name in asked)
+    # How far off a reader would be that did not see the scaling: what makes "equal" worth something.
+    control = max(float(np.abs(expected[name] - plain[name]).max()) for name in asked)
     cells = {
         reader: compare(found[made.name], expected, fixed, made.target)
         for reader, found in results.items()

@@ -34,9 +34,8 @@ def test_transformers_computes_what_was_exported(name: str, tmp_path: Path) -> N
     found = read(made)
     window = ", window 256" if made.settings.rope_type == "dynamic" else ""
     assert found["cells"]["transformers 5"]["verdict"] == f"equal{window}"
-    # So does a model that was not extended; all others would show it.
-    is_kept = name.startswith("keep") and "dynamic" not in name and "longrope" not in name
-    assert (found["control"] < 1e-3) == is_kept
+    # All but plain RoPE itself would show another one.
+    assert (found["control"] < 1e-3) == (made.settings == made.plain)
     for note in reader_notes(made.settings, TARGET):
         assert told(note)["max_model_len"] <= TARGET
 
@@ -54,9 +53,15 @@ def test_the_reference_is_that_of_each_length(tmp_path: Path) -> None:
     made = export(KINDS["mixed ntk"], "llama", tmp_path)
     reference, asked = Reference(made), prompts(128, LENGTHS)
     for name, prompt in asked.items():
-        by = [reference.logprobs(settings, prompt) for settings in (made.settings, made.own, made.fixed)]
+        by = [reference.logprobs(settings, prompt) for settings in (made.settings, made.plain, made.fixed)]
         assert np.array_equal(by[0], by[1]) == (name in ("short", "old window"))
         assert np.array_equal(by[0], by[2]) == (name not in ("short", "old window"))
+
+
+def test_the_documentation_has_every_kind() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "readers.md").read_text()
+    measured = text.partition("<!-- matrix")[2].partition("<!-- end of the matrix")[0]
+    assert [name for name in KINDS if f"\n| {name} | " not in measured] == []
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from longspan.errors import LongspanError
 from longspan.launch.stage import located, stage_run
 from longspan.observe.metrics import read_metrics
 from longspan.observe.report import write_report
+from longspan.rope import from_hf, to_hf
 from longspan.slots import Need, require_slots
 from longspan.versions import versions
 
@@ -81,7 +82,7 @@ def summarise(recipe: Recipe, finished: bool, wall_seconds: float) -> dict[str, 
     }
     if finished:
         config = storage.read_json(storage.join(recipe.run_uri, "checkpoint", "config.json"))
-        summary["rope"] = config["rope_parameters"]
+        summary["rope"] = to_hf(from_hf(config))
         summary["checkpoint"] = storage.join(recipe.run_uri, "checkpoint")
     return summary
 
