@@ -20,6 +20,9 @@ from longspan.sampling.windows import uniform
 _MOMENT = 5
 """Tag of the moments at which a source's samples come."""
 
+_LEAST_DRAWN = 256
+"""Samples drawn from a stream at once, where its windows hold fewer."""
+
 
 @dataclass
 class Line:
@@ -33,7 +36,8 @@ class Line:
         weight: int64 [num_held], trained tokens of each.
         num_dealt: samples dealt so far.
         owed: tokens that were due to the source so far, less those dealt.
-        is_open: False when it has been due a sample that its stream did not have.
+        has_ended: True when the stream has no more than is held.
+        is_open: False when the source has been due a sample that its stream did not have.
     """
 
     stream: Iterator[Samples]
@@ -43,34 +47,43 @@ class Line:
     weight: NDArray[np.int64]
     num_dealt: int = 0
     owed: float = 0.0
+    has_ended: bool = False
     is_open: bool = True
 
-    def draw(self, num_samples: int, num_tokens: float) -> None:
-        """Draws from the stream until so many samples or trained tokens are held, or it ends."""
-        tokens, parts, weights, count = int(self.weight.sum()), [self.held], [self.weight], self.weight.size
-        while count < num_samples and tokens < num_tokens:
+    def draw(self, num_samples: int) -> None:
+        """Draws from the stream until so many samples more are held, or it ends."""
+        parts, weights = [self.held], [self.weight]
+        while num_samples > 0 and not self.has_ended:
             samples = next(self.stream, None)
             if samples is None:
+                self.has_ended = True
                 break
             parts.append(samples)
             weights.append(np.minimum(samples.tokens, self.settings.trained_length))
-            count, tokens = count + samples.num_samples, tokens + int(weights[-1].sum())
+            num_samples -= samples.num_samples
         if len(parts) > 1:
             self.held, self.weight = joined(parts), np.concatenate(weights)
 
-    def moments(self, share: float, num_samples: int, until: float) -> tuple[NDArray[np.float64], bool]:
-        """When the next `num_samples` samples come, or those before the moment `until`, from now on in tokens of all.
+    def moments(self, share: float, num_samples: int) -> NDArray[np.float64]:
+        """float64, rising: when the next samples come that are held, from now on in tokens of all sources.
 
-        Returns:
-            float64, rising; and True where the last of them is of a sample that the stream does not have.
+        Where the stream has ended and fewer than `num_samples` are held, the last is of the sample that it lacks.
         """
-        self.draw(num_samples, share * until + self.owed)
-        has_ended = self.weight.size < num_samples and self.weight.sum() < share * until + self.owed
-        weight = np.append(self.weight, self.settings.sample_length) if has_ended else self.weight[:num_samples]
+        weight = self.weight[:num_samples]
+        if self.lacks(num_samples):
+            weight = np.append(weight, self.settings.sample_length)
         before = np.cumsum(weight) - weight
         number = np.arange(self.num_dealt, self.num_dealt + weight.size)
         at = uniform([*self.key, _MOMENT], number) if self.settings.shuffle else 0.5
-        return (before + at * weight - self.owed) / share, has_ended
+        return (before + at * weight - self.owed) / share
+
+    def lacks(self, num_samples: int) -> bool:
+        """True where the stream has ended and fewer are held."""
+        return self.has_ended and self.weight.size < num_samples
+
+    def reach(self, share: float) -> float:
+        """The moment before which nothing comes that is not held."""
+        return float("inf") if self.has_ended else (int(self.weight.sum()) - self.owed) / share
 
     def take(self, num_samples: int, due: float) -> Samples:
         """The next samples, while `due` tokens became due."""
@@ -109,7 +122,7 @@ def within_limits(
         return asked
     fill, read = np.ones(most_tokens.size), np.ones(most_tokens.size)
     for number, line in lines.items():
-        line.draw(1, 1)
+        line.draw(1)
         if line.weight.size:
             fill[number], read[number] = line.weight.mean(), line.held.tokens.mean()
     capacity = most_tokens / read
@@ -137,7 +150,7 @@ def dealt(
             now = spread_over(shares, np.array([n not in lines or lines[n].is_open for n in range(shares.size)]))
             if not now.any():
                 raise _nothing_left(settings, shares, names, first)
-            sources, samples, ended = _deal_some(lines, now, stop - first)
+            sources, samples, ended = _deal_some(lines, now, stop - first, stop == mixture.num_samples)
             first += sources.size
             if ended is not None:
                 if settings.on_limit == "refuse":
@@ -148,18 +161,23 @@ def dealt(
 
 
 def _deal_some(
-    lines: Mapping[int, Line], shares: NDArray[np.float64], size: int
+    lines: Mapping[int, Line], shares: NDArray[np.float64], size: int, is_last: bool
 ) -> tuple[NDArray[np.int16], Samples, int | None]:
     """The next `size` samples, or as many as come before a source lacks one; and that source."""
+    # With the one after them, for the moment at which they have been dealt; not after the run's last.
+    needed = size if is_last else size + 1
     used = np.flatnonzero(shares).tolist()
-    # No source is ever a sample ahead or behind, so by then `size` samples and one more have come.
-    until = (size + 2 * len(lines) + 1) * float(lines[used[0]].settings.sample_length)
-    found = [lines[number].moments(float(shares[number]), size + 1, until) for number in used]
-    moment = np.concatenate([own for own, _ in found])
-    source = np.repeat(np.array(used, dtype=np.int16), [own.size for own, _ in found])
-    ends = np.cumsum([own.size for own, _ in found])
-    lacking = {int(end) - 1: number for end, number, (_, lacks) in zip(ends, used, found, strict=True) if lacks}
-    order = np.argsort(moment, kind="stable")[: size + 1]
+    while True:
+        found = [lines[number].moments(float(shares[number]), needed) for number in used]
+        moment = np.concatenate(found)
+        order = np.argsort(moment, kind="stable")[:needed]
+        reach, nearest = min((lines[number].reach(float(shares[number])), number) for number in used)
+        if reach == np.inf or (order.size == needed and moment[order[-1]] <= reach):
+            break
+        lines[nearest].draw(_LEAST_DRAWN)
+    source = np.repeat(np.array(used, dtype=np.int16), [own.size for own in found])
+    ends = np.cumsum([own.size for own in found])
+    lacking = {int(end) - 1: number for end, number in zip(ends, used, strict=True) if lines[number].lacks(needed)}
     stops = [place for place, entry in enumerate(order.tolist()) if entry in lacking] if lacking else []
     count = min([size, *stops])
     dealt_sources = source[order[:count]]

@@ -32,6 +32,9 @@ of all, and a document until so many samples have gone before it."""
 _SEAM_PADDING = 0.01
 """Padding of a seam, as a share of the tokens at hand, for which copies of a document are kept apart in it."""
 
+_FEW_SAMPLES = 256
+"""Of so many, one sample with the shortest documents for the epoch's end would be missed before."""
+
 _BIN_BITS = 24
 _BIN_MASK = (1 << _BIN_BITS) - 1
 
@@ -196,7 +199,7 @@ def _fit_group(seam: Pieces, pieces: Pieces, sample_length: int, ends_epoch: boo
         ends_epoch: True for the epoch's last group: none waits, and what has most room becomes the seam.
     """
     bins, num_bins = _fit_beside(seam, pieces, sample_length)
-    if ends_epoch:
+    if ends_epoch and num_bins <= _FEW_SAMPLES:
         bins = _mixed_seam(seam, pieces, sample_length, bins, num_bins)
     bins, pieces = np.concatenate([np.zeros(seam.length.size, np.int64), bins]), _joined_pieces([seam, pieces])
     fill = np.bincount(bins, weights=pieces.length, minlength=num_bins)
