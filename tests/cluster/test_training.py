@@ -132,21 +132,6 @@ def test_workers_of_a_driver_that_was_taken_over_write_nothing_more(ray_cluster:
     assert contents() == left[0]
 
 
-def test_two_data_parallel_workers_on_an_object_store(
-    ray_cluster: None, s3_material: str, reference: list[dict[str, Any]]
-) -> None:
-    """All of it on s3://, model to result; the workers take other samples of the same global batch."""
-    output = storage.join(s3_material, "run")
-    summary = train(recipe_for(s3_material, output, launch="ray", num_workers=2), show_progress=False)
-    assert_same_run(read_metrics(output), reference)
-    files = storage.list_files(output)
-    for name in ("recipe.yaml", "plan/plan.json", "summary.json", "report.html", "checkpoint/config.json"):
-        assert name in files
-    assert f"checkpoints/step-{STEPS:08d}/COMMIT.json" in files
-    assert json.loads(storage.read_text(storage.join(output, "summary.json")))["steps"] == summary["steps"] == STEPS
-    assert train(recipe_for(s3_material, output, launch="ray", num_workers=2), show_progress=False) == summary
-
-
 @pytest.mark.parametrize("document_mask", [False, True])
 def test_interleaved_samples_come_over_ray_data_as_in_this_process(
     ray_cluster: None, material: Path, tmp_path: Path, document_mask: bool
@@ -174,14 +159,16 @@ def test_interleaved_samples_come_over_ray_data_as_in_this_process(
         assert_all_same(found, [expected[place] for place in places])
 
 
-def test_every_sample_once_while_a_twentieth_of_the_requests_fails(
+def test_two_data_parallel_workers_on_an_object_store_of_which_a_twentieth_of_the_requests_fails(
     ray_cluster: None,
     s3_material: str,
     reference: list[dict[str, Any]],
     idle_proxy: FaultProxy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Plan, shards, checkpoints and results pass through a store that fails in six ways, on driver and workers."""
+    """All of it on s3://, model to result, through a store that fails in six ways, on driver and workers; the workers
+    take other samples of the same global batch, and every sample comes once.
+    """
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", idle_proxy.url)
     monkeypatch.setenv("LONGSPAN_READ_TIMEOUT_S", "2")
     shares = {"503": 0.03, "reset": 0.03, "lost": 0.02, "truncate": 0.03, "slow": 0.005, "stall": 0.005}
@@ -196,6 +183,12 @@ def test_every_sample_once_while_a_twentieth_of_the_requests_fails(
     assert summary["finished"]
     assert struck >= 0.05 * requests, f"{struck} faults in {requests} requests are too few to show anything"
     assert_same_run(read_metrics(output), reference)
+    files = storage.list_files(output)
+    for name in ("recipe.yaml", "plan/plan.json", "summary.json", "report.html", "checkpoint/config.json"):
+        assert name in files
+    assert f"checkpoints/step-{STEPS:08d}/COMMIT.json" in files
+    assert json.loads(storage.read_text(storage.join(output, "summary.json")))["steps"] == summary["steps"] == STEPS
+    assert train(recipe_for(s3_material, output, launch="ray", num_workers=2), show_progress=False) == summary
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
