@@ -60,12 +60,13 @@ def _places() -> list[tuple[str, str]]:
     arguments += [(f"{EVALUATE} --output", "--output"), ("evaluate", "MODEL"), ("report", "RUN")]
     arguments += [(f"{EVALUATE} --manifest", "--manifest"), (f"{IMPACT} --model", "--model")]
     arguments += [(f"{IMPACT} --base", "--base"), (f"{IMPACT} --output", "--output"), ("impact", "CORPUS")]
+    arguments += [("export", "RUN "), ("export model --window 64 --output", "--output")]
     arguments += [("merge model model --output", "--output"), ("merge model", "B"), ("merge", "A")]
     rest = {"MODEL": EVALUATE.removeprefix("evaluate model"), "CORPUS": IMPACT.removeprefix("impact data")}
-    rest |= {"B": " --output out", "A": " model --output out"}
+    rest |= {"RUN ": " --window 64 --output out", "B": " --output out", "A": " model --output out"}
     cases = []
     for words, name in arguments:
-        cases += [(f"{words} {word}{rest.get(name, '')}", f"{name}: ") for word, _ in PLACES]
+        cases += [(f"{words} {word}{rest.get(name, '')}", f"{name.strip()}: ") for word, _ in PLACES]
         cases += [(f"{words} {word}{rest.get(name, '')}", text) for word, text in PLACES[:1]]
         if name in ("--output", "RUN"):
             cases += [(f"{words} {word}", text) for word, text in UNWRITABLE]
@@ -120,6 +121,11 @@ COMMANDS = [
     # what they name is not there, or does not go together
     ("report void", "void: neither summary.json nor metrics.jsonl is here; give the directory of a run"),
     ("report data", "data: neither summary.json nor metrics.jsonl is here; give the directory of a run"),
+    ("export model --window 0 --output out", "invalid value for '--window'"),
+    ("export model --window 64", "missing option '--output'; see longspan export --help"),
+    ("export nowhere --window 64 --output out", "nowhere"),
+    ("export void --window 64 --output out", "void"),
+    ("export model --window 64 --output out", "model"),
     ("merge nowhere model --output out", "merge: a: nowhere is no directory; give a Hugging Face model directory"),
     ("merge model void --output out", "void has no config.json; give a Hugging Face model directory"),
     ("merge model binary --output out", "merge: b: binary is no directory; give a Hugging Face model directory"),

@@ -46,6 +46,7 @@ def tree(folder: Path) -> set[str]:
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # a name may be one of the hub
 
 
 def test_there_are_many() -> None:
