@@ -28,6 +28,10 @@ class DataError(LongspanError):
     exit_code = 2
 
 
+class NotFiniteError(LongspanError):
+    """Training has diverged: a loss or a gradient is infinite or not a number; found before weights are updated."""
+
+
 class StorageError(LongspanError):
     """A URI could not be read or written after retries."""
 

@@ -99,14 +99,6 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(
     poisoned = [dataclasses.replace(batches[0], first_sample=40), *batches[1:-1]]
     poisoned.append(dataclasses.replace(batches[-1], loss_weight=batches[-1].loss_weight * 3e38))
     before = weights(engine)
-    with pytest.raises(LongspanError, match=r"step 3: loss is (inf|nan); the weights are those of step 2.*from 40 on"):
+    with pytest.raises(LongspanError, match=r"step 3: loss is (inf|nan); weights and optimizer are those of step 2"):
         train_step(engine, poisoned, world, 3, 1e-2)
     assert_untouched(engine, before)
-
-
-def test_gradients_that_are_not_finite_end_the_run(
-    engine: Any, batches: list[RankBatch], world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine, "get_global_grad_norm", lambda: float("nan"))
-    with pytest.raises(LongspanError, match="step 2: gradient norm is nan; go on from the last checkpoint"):
-        train_step(engine, batches, world, 2, 1e-2)

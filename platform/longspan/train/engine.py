@@ -45,7 +45,7 @@ def deepspeed_config(recipe: Recipe, accumulation: int, num_parameters: int) -> 
         "gradient_clipping": train.grad_clip,
         "zero_optimization": zero,
         "communication_data_type": "fp32",
-        "bf16": {"enabled": recipe.model.dtype == "bfloat16"},
+        "bf16": {"enabled": recipe.model.dtype == "bfloat16", "check_grad_overflow": True},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**12,
     }

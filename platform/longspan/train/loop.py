@@ -17,6 +17,7 @@ from longspan.checkpoint.state import StoredState, find_resume, load_optimizer, 
 from longspan.config.load import fingerprint
 from longspan.config.recipe import Recipe
 from longspan.config.weighting import LongCE
+from longspan.errors import NotFiniteError
 from longspan.feed.batch import MicroBatch
 from longspan.model.attention import Documents
 from longspan.model.load import DTYPES, open_model, read_config, rope_of_run
@@ -134,7 +135,10 @@ def _steps(
             batches, waited = _next_batches(feed, accumulation, world, layout, step)
             _expect_samples(batches, recipe, world, step)
             lr = learning_rate(train, step)
-            result = train_step(engine, batches, world, step + 1, lr, per_target)
+            try:
+                result = train_step(engine, batches, world, step + 1, lr, per_target)
+            except NotFiniteError as error:
+                raise NotFiniteError(f"{error}. {_mend_divergence(recipe, step)}") from None
             if record:
                 record(step + 1, result, lr, time.perf_counter() - started, waited)
             done, stop = step + 1, runtime.should_stop()
@@ -148,6 +152,16 @@ def _steps(
             if stop:
                 return done
     return train.steps
+
+
+def _mend_divergence(recipe: Recipe, step: int) -> str:
+    """What to do about a loss or gradient that is not finite; the rate may change at a resume (`config.resume`)."""
+    rate, first = recipe.train.learning_rate, step * recipe.train.global_batch_size
+    return (
+        f"Resume with a lower rate (the same command with --set train.learning_rate={rate / 2:g}), or look at the"
+        f" step's samples, {first} to {first + recipe.train.global_batch_size - 1}: longspan sample {recipe.run_uri}"
+        f" {first}"
+    )
 
 
 def _next_batches(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from longspan.errors import DataError, LongspanError
+from longspan.errors import DataError, NotFiniteError
 from longspan.train.exchange import RankBatch
 from longspan.train.world import World
 
@@ -29,22 +29,22 @@ def train_step(
     in `accumulate`.
 
     Raises:
-        DataError: the global batch has no target. LongspanError: the loss or the gradients are not finite.
+        DataError: the global batch has no target.
+        NotFiniteError: the loss, a gradient or their norm is not finite; weights and optimizer are those of the step
+            before.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
     loss, targets, highest = accumulate(engine, batches, world, step, per_target)
     # Before the update, so that a broken batch never reaches the weights.
     if not math.isfinite(loss):
-        raise LongspanError(
-            f"step {step}: loss is {loss}; the weights are those of step {step - 1}. Lower train.learning_rate or look"
-            f" at samples from {batches[0].first_sample} on"
-        )
+        raise NotFiniteError(f"step {step}: loss is {loss}; weights and optimizer are those of step {step - 1}")
     engine.step()
     grad_norm = float(engine.get_global_grad_norm())
-    if not math.isfinite(grad_norm):
-        raise LongspanError(
-            f"step {step}: gradient norm is {grad_norm}; go on from the last checkpoint with a lower rate"
+    # DeepSpeed looks for such gradients on all ranks before it updates (`engine.deepspeed_config`), and skips the step.
+    if engine.optimizer.overflow or not 0 <= grad_norm < math.inf:
+        raise NotFiniteError(
+            f"step {step}: the gradient norm is not finite; weights and optimizer are those of step {step - 1}"
         )
     return StepResult(loss, grad_norm, targets, highest)
 
