@@ -97,7 +97,16 @@ def plan(recipe: RecipePath, overrides: Overrides = None, output: Output = None)
 
 
 @app.command()
-def train(recipe: RecipePath, overrides: Overrides = None, output: Output = None, take_over: TakeOver = False) -> None:
+def train(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    output: Output = None,
+    take_over: TakeOver = False,
+    resume_from: Annotated[
+        str | None,
+        typer.Option("--resume-from", metavar="RUN[@STEP]", help="Begin with that run's checkpoint, in a new output."),
+    ] = None,
+) -> None:
     """Train a recipe, from its last checkpoint if there is one."""
     with plain_errors():
         from longspan.config.load import load_recipe
@@ -106,11 +115,9 @@ def train(recipe: RecipePath, overrides: Overrides = None, output: Output = None
         _writable(loaded.run_uri)
         from longspan.launch.run import train as run
 
-        summary = run(loaded)
+        summary = run(loaded, resume_from=resume_from)
         if not summary["finished"]:
-            typer.echo(
-                f"longspan: stopped after step {summary['steps']}; the same command goes on from there", err=True
-            )
+            typer.echo(f"longspan: stopped after step {summary['steps']}; the same command resumes it", err=True)
             raise typer.Exit(130)
         typer.echo(f"{summary['checkpoint']}: {summary['steps']} steps, {summary['tokens']:,} tokens")
         typer.echo(f"{loaded.run_uri}/report.html")

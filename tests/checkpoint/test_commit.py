@@ -156,7 +156,7 @@ DAMAGE: dict[str, Damage] = {
     "a number": _text(b"7"),
     "null": _text(b"null"),
     "too deep": _text(b"[" * 100_000),
-    "future version": _record(version=2),
+    "future version": _record(version=3),
     "version in words": _record(version="1"),
     "unknown key": _record(compression="zstd"),
     **{f"without {key}": _without(key) for key in ("step", "files", "fingerprint", "next_sample", "topology")},

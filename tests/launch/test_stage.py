@@ -13,7 +13,8 @@ import pytest
 from longspan import storage
 from longspan.checkpoint.commit import Commit, write_commit
 from longspan.config.corpus import Corpus
-from longspan.config.load import fingerprint, load_recipe, parse
+from longspan.config.load import load_recipe, parse
+from longspan.config.resume import run_mark
 from longspan.corpus.manifest import load_manifest
 from longspan.corpus.plan_table import PlanReader
 from longspan.corpus.prepare import prepare
@@ -29,7 +30,14 @@ def contents(run: str) -> dict[str, bytes]:
     return {name: storage.read_bytes(storage.join(run, name)) for name in storage.list_files(run)}
 
 
-STAGED = ["plan.json", "plan/manifest.json", "plan/part-00000000.parquet", "plan/plan.json", "recipe.yaml"]
+STAGED = [
+    "model.json",
+    "plan.json",
+    "plan/manifest.json",
+    "plan/part-00000000.parquet",
+    "plan/plan.json",
+    "recipe.yaml",
+]
 
 
 def test_a_staged_run_has_recipe_and_plan(make: MakeRecipe) -> None:
@@ -41,7 +49,7 @@ def test_a_staged_run_has_recipe_and_plan(make: MakeRecipe) -> None:
     manifest = load_manifest(recipe.data.manifest)
     assert load_manifest(storage.join(recipe.run_uri, "plan")) == manifest
     plan = PlanReader(storage.join(recipe.run_uri, "plan"))
-    assert plan.info.metadata == {"recipe": fingerprint(recipe), "manifest": manifest.fingerprint}
+    assert plan.info.metadata == {"recipe": run_mark(recipe), "manifest": manifest.fingerprint, "ends": "[6]"}
     assert (plan.info.num_samples, plan.info.sample_length) == (12, 32)
     assert {row.source for row in plan.rows(0, 12)} == {"text"}
     assert all(row.lengths.sum() == 32 for row in plan.rows(0, 12))
@@ -53,7 +61,7 @@ def test_a_staged_run_says_what_its_plan_holds(make: MakeRecipe) -> None:
     stage_run(recipe)
     rows = PlanReader(storage.join(recipe.run_uri, "plan")).rows(0, 12)
     description = storage.read_json(storage.join(recipe.run_uri, "plan.json"))
-    assert description["recipe"] == fingerprint(recipe)
+    assert description["recipe"] == run_mark(recipe)
     assert description["manifest"] == load_manifest(recipe.data.manifest).fingerprint
     assert description["run"]["tokens"] == sum(int(row.lengths.sum()) for row in rows)
     for name in ("text", "held"):
@@ -68,7 +76,7 @@ def test_staging_again_changes_nothing(make: MakeRecipe) -> None:
     assert contents(make().run_uri) == before
 
 
-@pytest.mark.parametrize("lost", [["plan/plan.json"], ["plan/manifest.json"], STAGED[1:4], STAGED[:4]])
+@pytest.mark.parametrize("lost", [["plan/plan.json"], ["plan/manifest.json"], STAGED[2:5], STAGED[:5]])
 def test_a_lost_plan_is_made_again_the_same(make: MakeRecipe, lost: list[str]) -> None:
     recipe = make()
     stage_run(recipe)
@@ -79,7 +87,7 @@ def test_a_lost_plan_is_made_again_the_same(make: MakeRecipe, lost: list[str]) -
     assert contents(recipe.run_uri) == before
 
 
-@pytest.mark.parametrize("after", range(6))
+@pytest.mark.parametrize("after", range(7))
 def test_staging_cut_short_starts_over(
     make: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
@@ -103,6 +111,7 @@ def test_staging_cut_short_starts_over(
         patch.setattr(stage, "plan_parts", partial(plan_parts, part_samples=12))
         patch.setattr(storage, "write_bytes", cut(storage.write_bytes))
         patch.setattr(storage, "write_text", cut(storage.write_text))
+        patch.setattr(storage, "write_json", cut(storage.write_json))
         with pytest.raises(KeyboardInterrupt):
             stage_run(longer)
     left = contents(make().run_uri)
@@ -126,14 +135,15 @@ def test_where_and_how_fast_may_change(make: MakeRecipe) -> None:
 
 @pytest.mark.parametrize(
     "sections",
-    [{"seed": 1}, {"rope": {"type": "linear"}}, {"train": {"learning_rate": 1.0}}, {"positions": {"type": "pose"}}],
-    ids=["seed", "rope", "rate", "positions"],
+    [{"seed": 1}, {"rope": {"type": "linear"}}, {"train": {"weight_decay": 1.0}}, {"positions": {"type": "pose"}}],
+    ids=["seed", "rope", "decay", "positions"],
 )
 def test_another_recipe_in_the_same_directory_is_refused(make: MakeRecipe, sections: dict[str, Any]) -> None:
     stage_run(make())
     before = contents(make().run_uri)
     with pytest.raises(
-        ConfigError, match=r"^output: .*run holds a run of another recipe .*give this one another output"
+        ConfigError,
+        match=r"^output: .*run holds a run of another recipe \(.* was .*, is .*Give this one another output",
     ):
         stage_run(make(**sections))
     assert contents(make().run_uri) == before

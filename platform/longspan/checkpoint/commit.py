@@ -8,15 +8,17 @@ belongs to this run, and every file it lists is there with the right size; diges
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from longspan import storage
+from longspan.config.recipe import Recipe
+from longspan.config.resume import Change, differences, free_values
 from longspan.errors import CheckpointError, DataError, StorageError
 
 COMMIT = "COMMIT.json"
 DAMAGED = "DAMAGED.json"
-VERSION = 1
+VERSION = 2
 _STEP = re.compile(r"step-([0-9]{8,})")
 
 
@@ -29,7 +31,11 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Commit:
-    """`step` optimizer steps are done; the next sample is `next_sample`. `fingerprint` is the recipe's."""
+    """`step` optimizer steps are done; the next sample is `next_sample`. `fingerprint` is `config.resume.run_mark`.
+
+    `settings` are `config.resume.free_values` of the recipe that made it, `changes` all that have come at resumes
+    before.
+    """
 
     step: int
     next_sample: int
@@ -37,7 +43,16 @@ class Commit:
     topology: dict[str, int]
     versions: dict[str, str]
     files: tuple[StoredFile, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
     version: int = VERSION
+
+
+def changes_at(commit: Commit | None, recipe: Recipe) -> tuple[Change, ...]:
+    """All changes of a run that resumes from `commit` with `recipe`: those recorded, and those that come now."""
+    if commit is None:
+        return ()
+    return (*commit.changes, *differences(commit.settings, free_values(recipe), commit.step))
 
 
 def checkpoints_uri(run_uri: str) -> str:
@@ -58,6 +73,7 @@ def read_commit(run_uri: str, step: int) -> Commit:
     try:
         values: Any = json.loads(storage.read_text(uri))
         values["files"] = tuple(_stored_file(**file) for file in values["files"])
+        values["changes"] = tuple(Change(**change) for change in values.get("changes", ()))
         commit = Commit(**values)
     except (ValueError, TypeError, KeyError, DataError, RecursionError) as error:
         raise CheckpointError(f"{uri}: not a commit record ({error}); the step is passed over") from None
@@ -120,8 +136,8 @@ def newest_commit(run_uri: str, fingerprint: str) -> Commit | None:
             continue
         if commit.fingerprint != fingerprint:
             raise CheckpointError(
-                f"{run_uri}: its checkpoints are of another recipe (model, data, positions or training differ);"
-                " give this run another output"
+                f"{run_uri}: its checkpoints are of another recipe or model than recipe.yaml and model.json there say;"
+                " restore those files, or give this run another output"
             )
         return commit
     problem = problem or _set_aside_before(run_uri)

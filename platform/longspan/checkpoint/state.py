@@ -22,12 +22,13 @@ from longspan.checkpoint.commit import (
     Commit,
     StoredFile,
     damaged_files,
-    newest_commit,
     retain,
     set_aside,
     step_uri,
     write_commit,
 )
+from longspan.checkpoint.parent import home, resume_commit
+from longspan.config.resume import Change
 from longspan.errors import CheckpointError, LongspanError
 from longspan.storage import local
 from longspan.versions import versions
@@ -36,8 +37,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight"
 
 
-def save_state(engine: Any, run_uri: str, step: int, next_sample: int, fingerprint: str, keep: int) -> Commit:
-    """Write and commit optimizer step `step`; every rank must call it.
+def save_state(
+    engine: Any,
+    run_uri: str,
+    step: int,
+    next_sample: int,
+    fingerprint: str,
+    keep: int,
+    settings: dict[str, Any] | None = None,
+    changes: tuple[Change, ...] = (),
+) -> Commit:
+    """Write and commit optimizer step `step`; every rank must call it. The record's fields are those of `Commit`.
 
     Raises:
         CheckpointError: on every rank, if any rank could not write; earlier steps stay as they were.
@@ -74,6 +84,8 @@ def save_state(engine: Any, run_uri: str, step: int, next_sample: int, fingerpri
         topology={"world_size": world},
         versions=versions(),
         files=tuple(answer[1] for answer in answers if answer[1]),
+        settings=settings or {},
+        changes=changes,
     )
 
     def record() -> None:
@@ -134,17 +146,18 @@ def _write(tensors: dict[str, Tensor], base: str, name: str) -> StoredFile:
 def find_resume(run_uri: str, fingerprint: str) -> Commit | None:
     """The newest commit whose files all ranks have found intact, or None; ranks share the digest checks.
 
-    A commit with a damaged file is set aside, and the one before it is tried.
+    A commit with a damaged file is set aside, and the one before it is tried; a parent's is left as it is.
 
     Raises:
-        CheckpointError: on every rank; the checkpoints belong to another recipe, or all commits are damaged.
+        CheckpointError: on every rank; the checkpoints belong to another recipe, all commits are damaged, or the
+            parent's is.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     while True:
         answer: list[Any] = [None]
         if rank == 0:
             try:
-                answer = [newest_commit(run_uri, fingerprint)]
+                answer = [resume_commit(run_uri, fingerprint)]
             except LongspanError as error:
                 answer = [str(error)]
         dist.broadcast_object_list(answer, src=0)
@@ -153,11 +166,14 @@ def find_resume(run_uri: str, fingerprint: str) -> Commit | None:
             raise CheckpointError(commit)
         if commit is None:
             return None
+        owner = home(run_uri, commit)
         problems: list[list[str]] = [[] for _ in range(world)]
-        dist.all_gather_object(problems, damaged_files(run_uri, commit, [f.name for f in commit.files[rank::world]]))
+        dist.all_gather_object(problems, damaged_files(owner, commit, [f.name for f in commit.files[rank::world]]))
         found = [problem for part in problems for problem in part]
         if not found:
             return commit
+        if owner != run_uri:
+            raise CheckpointError(f"{found[0]}; restore it, or begin in another output with --resume-from another step")
         if rank == 0:
             set_aside(run_uri, commit.step, found)
 

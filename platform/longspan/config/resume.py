@@ -63,9 +63,11 @@ def fixed_values(recipe: Recipe) -> dict[str, Any]:
 
 
 def free_values(recipe: Recipe) -> dict[str, Any]:
-    """What may change at a resume, by dotted name, as a commit records it; without names of places."""
+    """What may change at a resume, or in a run that begins with a checkpoint (the train section), by dotted name, as a
+    commit records it; without names of places.
+    """
     fixed, everything = fixed_values(recipe), flat(recipe.model_dump(mode="json", exclude={"output", "name"}))
-    return {field: value for field, value in everything.items() if field not in (*fixed, *PLACES)}
+    return {k: v for k, v in everything.items() if k.startswith("train.") or k not in (*fixed, *PLACES)}
 
 
 def run_mark(recipe: Recipe, model: str = "") -> str:
@@ -76,8 +78,8 @@ def run_mark(recipe: Recipe, model: str = "") -> str:
 
 
 def fork_differences(parent: Recipe, recipe: Recipe) -> tuple[Change, ...]:
-    """What a run that begins with a checkpoint of `parent` may not have otherwise: all that `fixed_values` holds but the
-    train section, of which only the global batch size stays (it says which samples a step takes).
+    """What a run that begins with a checkpoint of `parent` may not have otherwise: all that `fixed_values` holds but
+    the train section, of which only the global batch size stays (it says which samples a step takes).
     """
     found = differences(fixed_values(parent), fixed_values(recipe))
     return tuple(c for c in found if c.field == _FORK_KEEPS or not c.field.startswith("train."))

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from longspan import storage
-from longspan.checkpoint.commit import Commit, newest_commit, step_uri
-from longspan.config.load import fingerprint
+from longspan.checkpoint.commit import Commit, step_uri
+from longspan.checkpoint.parent import resume_commit
 from longspan.config.recipe import Recipe
 from longspan.errors import ConfigError, LaunchError, LeaseLostError, LongspanError, StorageError
 from longspan.feed.source import feed_spec
 from longspan.launch.follow import follow_metrics
+from longspan.model.identity import staged_mark
 from longspan.slots import Need, require_slots
 
 _HOW_TO_LOG_IN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN (or ~/.ray/auth_token) to the cluster's"
@@ -193,10 +194,10 @@ def make_trainer(recipe: Recipe, storage_directory: str, marker: str) -> Any:
     from longspan.feed.ray_data import DATASET, SequenceParallelDataConfig
 
     gpu = wants_gpu(recipe)
-    mark, run_uri = fingerprint(recipe), recipe.run_uri
+    mark, run_uri = staged_mark(recipe), recipe.run_uri
 
     def first_step() -> int:
-        commit = newest_commit(run_uri, mark)
+        commit = resume_commit(run_uri, mark)
         return commit.step if commit else 0
 
     return TorchTrainer(

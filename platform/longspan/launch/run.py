@@ -1,10 +1,13 @@
 """`longspan train`: stage, train, evaluate, and leave a run directory that explains itself."""
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from longspan import storage
 from longspan.checkpoint.card import add_evaluation
+from longspan.checkpoint.commit import read_commit, written_steps
+from longspan.checkpoint.parent import read_parent
 from longspan.config.recipe import Recipe
 from longspan.errors import LongspanError
 from longspan.launch.stage import located, stage_run
@@ -15,10 +18,13 @@ from longspan.slots import Need, require_slots
 from longspan.versions import versions
 
 
-def train(recipe: Recipe, show_progress: bool = True) -> dict[str, Any]:
-    """Run the recipe to its end, going on where it stopped; returns RUN/summary.json.
+def train(recipe: Recipe, show_progress: bool = True, resume_from: str | None = None) -> dict[str, Any]:
+    """Run the recipe to its end, resuming where it stopped; returns RUN/summary.json.
 
-    `summary["finished"]` is False where a signal stopped it: the same call goes on.
+    `summary["finished"]` is False where a signal stopped it: the same call resumes it.
+
+    Args:
+        resume_from: RUN or RUN@STEP: begin in a new output with that run's checkpoint (see `stage.stage_run`).
 
     Raises:
         HeldError: another driver trains there; LeaseLostError: one has taken the run over.
@@ -26,15 +32,19 @@ def train(recipe: Recipe, show_progress: bool = True) -> dict[str, Any]:
     """
     recipe = located(recipe)
     with storage.hold(recipe.run_uri, "train"):
-        return _train(recipe, show_progress)
+        return _train(recipe, show_progress, resume_from)
 
 
-def _train(recipe: Recipe, show_progress: bool) -> dict[str, Any]:
-    stage_run(recipe)
+def _train(recipe: Recipe, show_progress: bool, resume_from: str | None) -> dict[str, Any]:
+    recipe = stage_run(recipe, resume_from)
     summary_uri = storage.join(recipe.run_uri, "summary.json")
     if storage.exists(summary_uri):
         earlier: dict[str, Any] = storage.read_json(summary_uri)
-        if earlier.get("finished") and earlier.get("evaluate") == recipe.evaluate.model_dump(mode="json"):
+        same = (earlier.get("evaluate"), earlier.get("steps")) == (
+            recipe.evaluate.model_dump(mode="json"),
+            recipe.train.steps,
+        )
+        if earlier.get("finished") and same:
             if not storage.exists(storage.join(recipe.run_uri, "report.html")):  # killed between the two
                 write_report(recipe.run_uri)
             return earlier
@@ -80,6 +90,11 @@ def summarise(recipe: Recipe, finished: bool, wall_seconds: float) -> dict[str, 
         "sequence_parallel": recipe.parallel.sequence_parallel,
         "versions": versions(),
     }
+    steps = written_steps(recipe.run_uri)
+    if steps and (changes := read_commit(recipe.run_uri, steps[0]).changes):
+        summary["changes"] = [asdict(change) for change in changes]
+    if parent := read_parent(recipe.run_uri):
+        summary["parent"] = parent.name
     if finished:
         config = storage.read_json(storage.join(recipe.run_uri, "checkpoint", "config.json"))
         summary["rope"] = to_hf(from_hf(config))

@@ -2,6 +2,7 @@
 written.
 """
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,25 @@ from typing import Any
 import torch
 
 from longspan import storage
-from longspan.checkpoint.commit import newest_commit
+from longspan.checkpoint.parent import PARENT_FILE, write_parent
 from longspan.config.data import Data
-from longspan.config.load import fingerprint, parse, to_yaml
+from longspan.config.load import to_yaml
 from longspan.config.recipe import Recipe
+from longspan.config.resume import run_mark
 from longspan.config.weighting import LongCE
 from longspan.corpus.changed import check_corpus, expect_manifest, store_planned_manifest
 from longspan.corpus.index import corpus_table
 from longspan.corpus.manifest import MANIFEST_FILE, Manifest, named_manifest
 from longspan.corpus.plan_table import INFO_FILE, read_plan_info, write_plan
-from longspan.errors import ConfigError, DataError, StorageError
+from longspan.errors import ConfigError, DataError
 from longspan.evaluate.heldout import check_held_out
 from longspan.feed.scores import check_scores, scores_mark
 from longspan.feed.source import PLAN_FOLDER
+from longspan.launch.begun import RECIPE_FILE, Begun, check_trained_samples, look, pinned_recipe, read_staged
 from longspan.launch.survey import describe_survey, open_survey, watched, write_description
 from longspan.launch.vocabulary import check_tokenizer
 from longspan.model.checks import check_model
+from longspan.model.identity import read_identity, write_identity
 from longspan.model.load import extend_config, head_dim, read_config
 from longspan.planner.settings import plan_settings
 from longspan.rope import RopeSettings, from_hf, rotary_dim, theta_warning
@@ -32,8 +36,8 @@ from longspan.rope.resolve import replacement
 from longspan.sampling.plan import plan_parts
 from longspan.topology import check_attention_heads, check_head_halves
 
+__all__ = ["RECIPE_FILE", "check_recipe", "located", "read_staged", "stage_run"]
 _logger = logging.getLogger(__name__)
-RECIPE_FILE = "recipe.yaml"
 
 
 def located(recipe: Recipe) -> Recipe:
@@ -138,62 +142,89 @@ def _check_evaluated_scale(recipe: Recipe, own: RopeSettings, exported: RopeSett
         )
 
 
-def stage_run(recipe: Recipe) -> None:
-    """Make the run directory: the plan with a copy of the corpus's manifest (RUN/plan), what it holds (RUN/plan.json)
-    and the resolved recipe (RUN/recipe.yaml). Does nothing where the same recipe has been staged; what was cut short is
-    made anew.
+def stage_run(recipe: Recipe, resume_from: str | None = None) -> Recipe:
+    """Make the run directory: the plan with a copy of the corpus's manifest (RUN/plan), what it holds (RUN/plan.json),
+    the model by its content (RUN/model.json), the checkpoint that it begins with (RUN/parent.json) and the resolved
+    recipe (RUN/recipe.yaml). What has been staged before stays; what was cut short is made anew.
+
+    Args:
+        resume_from: RUN or RUN@STEP, a run's checkpoint to begin with.
+
+    Returns:
+        The recipe with its hub revision resolved.
 
     Raises:
-        ConfigError: the directory holds a run of another recipe; see also `check_recipe`.
+        ConfigError: the directory holds a run of another recipe or model; see also `check_recipe` and `begun.look`.
         DataError: the corpus has changed since the run was staged; says what.
     """
+    asked = recipe.model.revision
+    recipe = pinned_recipe(recipe, resume_from)
     config, manifest = check_recipe(recipe)
     storage.clear_unfinished(recipe.run_uri)
-    uri = storage.join(recipe.run_uri, RECIPE_FILE)
-    mark = fingerprint(recipe)
-    if storage.exists(uri):
-        if fingerprint(read_staged(recipe.run_uri)) != mark:
-            raise ConfigError(
-                f"output: {recipe.run_uri} holds a run of another recipe (model, data, positions or training differ);"
-                " give this one another output or remove that run"
-            )
-        newest_commit(recipe.run_uri, mark)
-    elif any(name.startswith("checkpoints/") for name in storage.list_files(recipe.run_uri)):
-        raise ConfigError(f"output: {recipe.run_uri} holds checkpoints but no {RECIPE_FILE}; give another output")
-    if not _has_plan(recipe, manifest, mark):
-        _write_plan(recipe, config, manifest, mark)
-    storage.write_text(uri, to_yaml(recipe))
+    begun = look(recipe, asked, resume_from)
+    if not _has_plan(begun, manifest):
+        _write_plan(begun, config, manifest)
+    if read_identity(recipe.run_uri) != (begun.identity, begun.asked):
+        write_identity(recipe.run_uri, begun.identity, begun.asked)
+    if begun.parent is None:
+        storage.delete(storage.join(recipe.run_uri, PARENT_FILE))  # of a staging that was cut short
+    else:
+        write_parent(recipe.run_uri, begun.parent)
+    storage.write_text(storage.join(recipe.run_uri, RECIPE_FILE), to_yaml(recipe))
+    return recipe
 
 
-def _has_plan(recipe: Recipe, manifest: Manifest, mark: str) -> bool:
-    """True where the whole plan of this recipe over this corpus is there.
+def _has_plan(begun: Begun, manifest: Manifest) -> bool:
+    """True where a plan of this recipe over this corpus, long enough, is there.
 
     Raises:
-        DataError: it is there, but over another corpus or for other scores.
+        DataError: it is there, or the parent's is, but over another corpus or for other scores.
     """
+    recipe = begun.recipe
     uri = storage.join(recipe.run_uri, PLAN_FOLDER)
+    found = _made_for(begun, uri, manifest)
+    if found is None:
+        if begun.parent is not None:
+            _made_for(begun, storage.join(begun.parent.run, PLAN_FOLDER), manifest)
+        return False
+    ends = json.loads(found["ends"])
+    return bool(
+        found["recipe"] == run_mark(recipe) and (ends[-1] >= begun.ends[-1] if begun.commit else ends == [*begun.ends])
+    )
+
+
+def _made_for(begun: Begun, uri: str, manifest: Manifest) -> dict[str, str] | None:
+    """What the plan at `uri` was made for; None where there is none, or one of another recipe.
+
+    Raises:
+        DataError: as `_has_plan`.
+    """
     if not all(storage.exists(storage.join(uri, name)) for name in (MANIFEST_FILE, INFO_FILE)):
-        return False
-    made_for = read_plan_info(uri).metadata
-    if made_for.get("recipe") != mark:
-        return False
-    expect_manifest(recipe.data.manifest, manifest, made_for["manifest"], uri)
-    if made_for.get("scores", "") != scores_mark(recipe):
+        return None
+    found = read_plan_info(uri).metadata
+    if begun.parent is None and found.get("recipe") != run_mark(begun.recipe):
+        return None
+    expect_manifest(begun.recipe.data.manifest, manifest, found["manifest"], uri)
+    if found.get("scores", "") != scores_mark(begun.recipe):
         raise DataError(
-            f"{recipe.run_uri}: the corpus was scored anew since the run was staged; restore the scores, or give the"
-            " run another output"
+            f"{uri.rpartition('/')[0]}: the corpus was scored anew since the run was staged; restore the scores, or"
+            " give the run another output"
         )
-    return True
+    return found
 
 
-def _write_plan(recipe: Recipe, config: Any, manifest: Manifest, mark: str) -> None:
+def _write_plan(begun: Begun, config: Any, manifest: Manifest) -> None:
     """RUN/plan and RUN/plan.json, in one pass. The copy of the manifest comes last: where it is, all is there."""
+    recipe = begun.recipe
     uri = storage.join(recipe.run_uri, PLAN_FOLDER)
     table = corpus_table(recipe.data.manifest, manifest)
-    settings = plan_settings(recipe, manifest.source_names)
+    settings = plan_settings(recipe, manifest.source_names, begun.ends)
+    trained_by = uri if begun.parent is None or storage.exists(uri) else storage.join(begun.parent.run, PLAN_FOLDER)
+    check_trained_samples(begun, trained_by, plan_parts(table, settings))
     survey = open_survey(table, settings)
     parts = plan_parts(table, settings)
     scores = scores_mark(recipe)
+    made_for = {"recipe": run_mark(recipe), "manifest": manifest.fingerprint, "ends": json.dumps(begun.ends)}
     storage.delete_tree(uri)
     write_plan(
         uri,
@@ -201,7 +232,7 @@ def _write_plan(recipe: Recipe, config: Any, manifest: Manifest, mark: str) -> N
         manifest.source_names,
         settings.sample_length,
         settings.num_samples,
-        {"recipe": mark, "manifest": manifest.fingerprint, **({"scores": scores} if scores else {})},
+        {**made_for, **({"scores": scores} if scores else {})},
     )
     description = describe_survey(recipe, config, manifest, survey)
     write_description(recipe, description)
@@ -209,15 +240,3 @@ def _write_plan(recipe: Recipe, config: Any, manifest: Manifest, mark: str) -> N
     for text in description["warnings"]:
         if not text.startswith("rope:"):  # said by `check_recipe` at every start
             _logger.warning("%s", text)
-
-
-def read_staged(run_uri: str) -> Recipe:
-    """The resolved recipe of a run directory."""
-    import yaml
-
-    uri = storage.join(run_uri, RECIPE_FILE)
-    try:
-        text = storage.read_text(uri)
-    except StorageError:
-        raise ConfigError(f"{run_uri}: no {RECIPE_FILE}; give a run directory that `longspan train` made") from None
-    return parse(Recipe, yaml.safe_load(text), uri)

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longspan import storage
-from longspan.config.load import fingerprint
 from longspan.config.recipe import Recipe
+from longspan.config.resume import run_mark
 from longspan.corpus.manifest import Manifest
 from longspan.corpus.reader import TokenReader
 from longspan.feed.attention_window import limit_attention
@@ -133,7 +133,7 @@ def describe_survey(recipe: Recipe, config: Any, manifest: Manifest, survey: Sur
     replaced = replacement(from_hf(read_config(recipe.model).to_dict()), recipe.rope, settings)
     if replaced is not None:
         description["warnings"].insert(0, replaced)
-    return {"recipe": fingerprint(recipe), "manifest": manifest.fingerprint, **description}
+    return {"recipe": run_mark(recipe), "manifest": manifest.fingerprint, **description}
 
 
 def write_description(recipe: Recipe, description: dict[str, Any]) -> None:

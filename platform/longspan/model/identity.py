@@ -1,8 +1,8 @@
 """Which model lies at a path: told by content, so that another one put in its place is noticed and named.
 
-A hub model is its commit, which cannot change. A directory is its config.json key by key, the digests of its other small
-files, and of each weight file the size, the header and a few ranges: kilobytes, also of a store. Where only an adapter is
-trained the frozen weights count at every step, so all of them are read.
+A hub model is its commit, which cannot change. A directory is its config.json key by key, the digests of its other
+small files, and of each weight file the size, the header and a few ranges: kilobytes, also of a store. Where only an
+adapter is trained the frozen weights count at every step, so all of them are read.
 """
 
 import json
@@ -12,7 +12,8 @@ from typing import Any
 
 from longspan import storage
 from longspan.config.model import Model
-from longspan.config.resume import differences, flat, told
+from longspan.config.recipe import Recipe
+from longspan.config.resume import differences, flat, run_mark, told
 from longspan.errors import ConfigError
 
 Identity = Mapping[str, Any]
@@ -34,13 +35,22 @@ def pinned(model: Model) -> Model:
     """`model` with the hub revision that it names now as a commit hash; a directory has none.
 
     Raises:
-        ConfigError: see `model.load.read_config`.
+        ConfigError: the hub, or its cache on this machine, has no such model.
     """
     if is_directory(model.path):
         return model
-    from longspan.model.load import read_config
+    from transformers.utils import cached_file, extract_commit_hash
 
-    commit = getattr(read_config(model), "_commit_hash", None)
+    try:
+        found = cached_file(model.path, _CONFIG, revision=model.revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"model.path: cannot read a model config at '{model.path}' ({reason}); give a directory with config.json or"
+            " a hub name that can be reached"
+        ) from None
+    # The snapshot's folder is named by the commit; transformers 5 does not tell it otherwise.
+    commit = extract_commit_hash(found, None)
     return model if commit is None else model.model_copy(update={"revision": commit})
 
 
@@ -53,8 +63,8 @@ def identify(model: Model) -> Identity:
     """What lies at `model.path`.
 
     Args:
-        model: a hub name `pinned`. Without LoRA weights are told by size, header and `_PROBES` ranges, random ones not at
-            all.
+        model: a hub name `pinned`. Without LoRA weights are told by size, header and `_PROBES` ranges, random ones
+        not at all.
 
     Raises:
         ConfigError: config.json or a weight file cannot be read as what it is.
@@ -113,6 +123,12 @@ def read_identity(run_uri: str) -> tuple[Identity, str | None] | None:
     return record["model"], record["asked"]
 
 
+def staged_mark(recipe: Recipe) -> str:
+    """What the commits of a staged run have: `run_mark` of its recipe and of the model in RUN/model.json."""
+    found = read_identity(recipe.run_uri)
+    return run_mark(recipe, identity_digest(found[0]) if found else "")
+
+
 def _config(path: str) -> dict[str, Any]:
     try:
         values = storage.read_json(storage.join(path, _CONFIG))
@@ -141,13 +157,12 @@ def _weights(path: str, name: str, size: int, whole: bool) -> dict[str, Any]:
 
 
 def _changes(old: Identity, new: Identity) -> Iterator[str]:
-    if ("commit" in old) != ("commit" in new):
-        yield f"a {'hub model' if 'commit' in new else 'directory'}, was a {'hub model' if 'commit' in old else 'directory'}"
-        return
-    if old.get("commit") != new.get("commit"):
-        yield f"revision was {old['commit']}, is {new['commit']}"
-        return
-    if "commit" in old:
+    if "commit" in old or "commit" in new:
+        kinds = ["hub" if "commit" in identity else "directory" for identity in (old, new)]
+        if kinds[0] != kinds[1]:
+            yield f"it was a model of the {kinds[0]}, is one of the {kinds[1]}"
+        elif old["commit"] != new["commit"]:
+            yield f"revision was {old['commit']}, is {new['commit']}"
         return
     for change in differences(flat(old["config"]), flat(new["config"])):
         yield f"{_CONFIG}: {told((change,))}"

@@ -95,6 +95,7 @@ def build_view(
         "findings": _take_findings(rest),
         "warnings": [str(text) for text in (plan or {}).get("warnings", [])],
         "accuracy": _take_models(rest, summary.get("window")),
+        "changes": _take_changes(rest),
         "training": training_facts(metrics),
         "timings": _take_timings(rest),
         "versions": _take_versions(rest),
@@ -197,6 +198,16 @@ def _take_models(rest: dict[str, Any], window: object) -> dict[str, Any] | None:
 def _accuracy_cell(accuracy: float | None) -> tuple[str, int | None]:
     """Text and shade: 0 (red) to 4 (green), None where not measured."""
     return percent(accuracy), None if accuracy is None else min(4, max(0, int(5 * accuracy)))
+
+
+def _take_changes(rest: dict[str, Any]) -> Pairs:
+    """What the run began with, and what was changed when it resumed, in order."""
+    parent, changes = rest.pop("parent", None), rest.pop("changes", None)
+    pairs = [("Begins with the checkpoint", str(parent))] if parent else []
+    for change in changes if isinstance(changes, list) else []:
+        values = f"{json.dumps(change.get('was'))} → {json.dumps(change.get('now'))}"
+        pairs.append((f"After step {change.get('from_step')}", f"{change.get('field')}: {values}"))
+    return pairs
 
 
 def _take_timings(rest: dict[str, Any]) -> list[tuple[str, str, float]]:

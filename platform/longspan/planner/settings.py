@@ -11,8 +11,13 @@ from longspan.errors import ConfigError
 from longspan.sampling.plan import MixPoint, PlanSettings, Upsample
 
 
-def plan_settings(recipe: Recipe, source_names: Sequence[str]) -> PlanSettings:
+def plan_settings(recipe: Recipe, source_names: Sequence[str], ends: Sequence[int] = ()) -> PlanSettings:
     """The settings of the recipe's plan over a corpus with these sources.
+
+    Args:
+        ends: steps at which the stretches of an extended run end (`config.resume.planned_steps`), the last one that of
+            the plan; those of the recipe when left out. Each stretch after the first goes on with the last phase's mix,
+            as a phase of its own, so that no sample before it changes.
 
     Raises:
         ConfigError: the recipe names a source that is not there; the line begins with the field.
@@ -23,9 +28,11 @@ def plan_settings(recipe: Recipe, source_names: Sequence[str]) -> PlanSettings:
             if name not in source_names:
                 known = ", ".join(sorted(source_names))
                 raise ConfigError(f"{field}.{name}: not a source of the manifest; it has {known}")
+    mix = [MixPoint(phase.from_step, phase_weights(phase), phase.ramp) for phase in data.mix]
+    mix += [MixPoint(end, mix[-1].weights) for end in ends[:-1] if end > mix[-1].step]
     return PlanSettings(
-        mix=tuple(MixPoint(phase.from_step, phase_weights(phase), phase.ramp) for phase in data.mix),
-        steps=recipe.train.steps,
+        mix=tuple(mix),
+        steps=ends[-1] if ends else recipe.train.steps,
         global_batch_size=recipe.train.global_batch_size,
         sample_length=data.plan_length,
         trained_length=data.sample_length,

@@ -11,15 +11,17 @@ import torch
 
 from longspan import storage
 from longspan.checkpoint.beside import beside_export
-from longspan.checkpoint.commit import Commit, retain
+from longspan.checkpoint.commit import Commit, changes_at, retain
 from longspan.checkpoint.export import export_model
+from longspan.checkpoint.parent import home
 from longspan.checkpoint.state import StoredState, find_resume, load_optimizer, load_weights, save_state
-from longspan.config.load import fingerprint
 from longspan.config.recipe import Recipe
+from longspan.config.resume import Change, free_values
 from longspan.config.weighting import LongCE
 from longspan.errors import NotFiniteError
 from longspan.feed.batch import MicroBatch
 from longspan.model.attention import Documents
+from longspan.model.identity import staged_mark
 from longspan.model.load import DTYPES, open_model, read_config, rope_of_run
 from longspan.model.loss import CausalLMLoss
 from longspan.model.probe import require_structure
@@ -72,7 +74,7 @@ def run_training(recipe: Recipe, world: World, runtime: Runtime) -> Trained:
         keep_freed_memory()
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
-    mark = fingerprint(recipe)
+    mark = staged_mark(recipe)
     commit = find_resume(recipe.run_uri, mark)
     engine, layout = _build(recipe, world, commit)
     config = read_config(recipe.model)
@@ -82,7 +84,7 @@ def run_training(recipe: Recipe, world: World, runtime: Runtime) -> Trained:
     done = commit.step if commit else 0
 
     if done < recipe.train.steps:
-        done = _steps(engine, layout, recipe, world, runtime, done, mark)
+        done = _steps(engine, layout, recipe, world, runtime, done, mark, changes_at(commit, recipe))
     elif commit is not None and world.rank == 0:
         # The run was cut short after its last commit, perhaps before that one's clearing up.
         retain(recipe.run_uri, recipe.train.keep_checkpoints, commit.step)
@@ -101,7 +103,7 @@ def _build(recipe: Recipe, world: World, commit: Commit | None) -> tuple[Any, Do
     config: Any = network.config
     check_attention_heads(config.num_attention_heads, config.num_key_value_heads, world.topology.sequence_parallel)
     forward = CausalLMLoss(network, recipe.train.loss_chunk)
-    state = StoredState(recipe.run_uri, commit) if commit else None
+    state = StoredState(home(recipe.run_uri, commit), commit) if commit else None
     if state:
         load_weights(forward, state)
     forward.train()
@@ -121,9 +123,16 @@ def _build(recipe: Recipe, world: World, commit: Commit | None) -> tuple[Any, Do
 
 
 def _steps(
-    engine: Any, layout: Documents, recipe: Recipe, world: World, runtime: Runtime, first: int, mark: str
+    engine: Any,
+    layout: Documents,
+    recipe: Recipe,
+    world: World,
+    runtime: Runtime,
+    first: int,
+    mark: str,
+    changes: tuple[Change, ...],
 ) -> int:
-    """Steps [first, recipe.train.steps); returns how many are done when it ends."""
+    """Steps [first, recipe.train.steps); returns how many are done when it ends. `changes` go into the commits."""
     train = recipe.train
     accumulation = accumulation_steps(recipe, world)
     per_target = isinstance(recipe.data.loss_weighting, LongCE)
@@ -146,7 +155,14 @@ def _steps(
                 if record:
                     record.flush()
                 commit = save_state(
-                    engine, recipe.run_uri, done, done * train.global_batch_size, mark, train.keep_checkpoints
+                    engine,
+                    recipe.run_uri,
+                    done,
+                    done * train.global_batch_size,
+                    mark,
+                    train.keep_checkpoints,
+                    free_values(recipe),
+                    changes,
                 )
                 runtime.report({"step": done, "loss": result.loss, "grad_norm": result.grad_norm}, commit)
             if stop:

@@ -6,8 +6,9 @@ from typing import Any, Self
 import torch
 
 from longspan import storage
-from longspan.config.load import fingerprint
+from longspan.checkpoint.parent import read_parent
 from longspan.config.recipe import Recipe
+from longspan.config.resume import run_mark
 from longspan.observe.metrics import MetricsLog
 from longspan.observe.progress import training_progress
 from longspan.observe.trackers import open_tracker
@@ -28,11 +29,12 @@ class Recorder:
         self._update = self._stack.enter_context(
             training_progress(recipe.train.steps, self._first, recipe.name, None if self._show else False)
         )
+        parent = read_parent(recipe.run_uri)
         self._tracker = open_tracker(
             recipe.tracking.wandb,
             recipe.tracking.project,
             recipe.name,
-            f"{recipe.name}-{fingerprint(recipe)[:8]}",
+            f"{recipe.name}-{run_mark(recipe, parent.name if parent else '')[:8]}",
             recipe.model_dump(mode="json"),
             "." if storage.is_remote(recipe.run_uri) else recipe.run_uri,
         )
