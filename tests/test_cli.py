@@ -185,17 +185,17 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, material: Pa
 def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, material: Path) -> None:
     from longspan.launch import run
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "train", interrupted)
     ended = CliRunner().invoke(app, ["train", str(material / "recipe.yaml")])
     assert ended.exit_code == 130
     assert ended.stderr == "longspan: interrupted; the same command goes on from the last checkpoint\n"
-    monkeypatch.setattr(run, "train", lambda recipe: {"finished": False, "steps": 3})
+    monkeypatch.setattr(run, "train", lambda recipe, resume_from: {"finished": False, "steps": 3})
     ended = CliRunner().invoke(app, ["train", str(material / "recipe.yaml")])
     assert ended.exit_code == 130
-    assert ended.stderr == "longspan: stopped after step 3; the same command goes on from there\n"
+    assert ended.stderr == "longspan: stopped after step 3; the same command resumes it\n"
 
 
 def test_a_run_from_the_command_line(material: Path, monkeypatch: pytest.MonkeyPatch) -> None:
