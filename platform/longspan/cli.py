@@ -336,6 +336,25 @@ def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory
         typer.echo(write_report(run))
 
 
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all that no process uses.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Plain JSON.")] = False,
+) -> None:
+    """Show what this node keeps of remote models, checkpoints and corpora, or clear it."""
+    import json
+
+    with plain_errors():
+        from longspan.launch.node_cache import cache_values, clear_cache, render_cache
+
+        if clear:
+            typer.echo(clear_cache())
+        elif as_json:
+            typer.echo(json.dumps(cache_values(), indent=2))
+        else:
+            _print(render_cache())
+
+
 @recipe_app.command("show")
 def recipe_show(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Print a recipe with every default written out."""

@@ -9,7 +9,7 @@ import pytest
 
 from longspan import storage
 from longspan.errors import StorageError
-from longspan.storage import NotFoundError, join, trees
+from longspan.storage import NotFoundError, cache, join, trees
 from longspan.uri import parse
 from tests.s3 import FaultProxy, raw_client
 
@@ -140,13 +140,13 @@ def test_a_folder_that_changes_during_the_copy_is_named(
 ) -> None:
     uri = join(s3_bucket, "tree")
     storage.upload_tree(_make(tmp_path / "source"), uri)
-    make = trees._make
+    make = cache._make
 
     def add_a_file_first(home: str, name: str, fetch: Callable[[str], None]) -> None:
         storage.write_bytes(join(uri, "new"), b"x")
         make(home, name, fetch)
 
-    monkeypatch.setattr(trees, "_make", add_a_file_first)
+    monkeypatch.setattr(cache, "_make", add_a_file_first)
     with pytest.raises(StorageError, match="files were added or removed while it was copied"):
         storage.local_directory(uri, tmp_path / "cache")
 

@@ -195,15 +195,18 @@ def retain(run_uri: str, keep: int, newest: int) -> None:
 
 
 def damaged_files(run_uri: str, commit: Commit, names: list[str] | None = None) -> list[str]:
-    """What is wrong with the commit's files, by size and digest; `names` limits it to some of them."""
+    """What is wrong with the commit's files, by size and digest; `names` limits it to some of them.
+
+    What lies in a store is fetched to the node's cache on the way, where `state.StoredState` finds it: it is read once.
+    """
     problems = []
     for file in commit.files:
         if names is not None and file.name not in names:
             continue
         uri = storage.join(step_uri(run_uri, commit.step), file.name)
         try:
-            data = storage.read_bytes(uri) if storage.is_remote(uri) else None
-            digest = storage.digest_bytes(data) if data is not None else storage.digest_file(uri)
+            path = storage.local_copy(uri, digest=file.digest)
+            digest = file.digest if storage.is_remote(uri) else storage.digest_file(path)
         except (StorageError, OSError) as error:
             problems.append(f"{uri}: {error}")
             continue

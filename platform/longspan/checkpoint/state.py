@@ -179,18 +179,22 @@ def find_resume(run_uri: str, fingerprint: str) -> Commit | None:
 
 
 class StoredState:
-    """Reads the tensors of one verified commit by name; safetensors only."""
+    """Reads the tensors of one verified commit by name; safetensors only. Of a store, from the node's copies."""
 
     def __init__(self, run_uri: str, commit: Commit) -> None:
         base = step_uri(run_uri, commit.step)
-        directory = storage.local_directory(base) if storage.is_remote(base) else Path(base)
-        for file in commit.files if storage.is_remote(base) else ():  # the download is not what was proven
-            if storage.digest_file(Path(directory, file.name)) != file.digest:
-                raise CheckpointError(
-                    f"{Path(directory, file.name)}: a damaged copy of {base}; remove it and try again"
-                )
-        files = [safe_open(Path(directory, file.name), framework="pt") for file in commit.files]
+        uris = {storage.join(base, file.name): file.digest for file in commit.files}
+        # Those that other ranks of this node have proven are there already; other nodes fetch their own.
+        paths = [storage.local_copy(uri, digest=digest) for uri, digest in uris.items()]
+        self._copies = paths if storage.is_remote(base) else []
+        files = [safe_open(path, framework="pt") for path in paths]
         self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (no mapping)
+
+    def close(self) -> None:
+        """Let go of the node's copies; the last of its ranks removes them. Nothing can be read after that."""
+        self._files.clear()
+        for path in self._copies:
+            storage.let_go(path)
 
     def names(self) -> Iterator[str]:
         return (name.removeprefix(f"{WEIGHT}/") for name in self._files if name.startswith(f"{WEIGHT}/"))

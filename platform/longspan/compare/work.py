@@ -9,6 +9,7 @@ from longspan.compare.results import Measured
 from longspan.config.compare import Merge
 from longspan.config.recipe import Recipe
 from longspan.errors import ConfigError, DataError, LongspanError
+from longspan.launch.contents import content_changes, recipe_contents
 
 RESULT_FILE = "comparison.json"
 
@@ -20,11 +21,19 @@ def finished(run: Run) -> Measured | None:
         return None
     record = storage.read_json(uri)
     try:
-        if record["mark"] != run.mark():
+        if record["mark"] != run.mark() or content_changes(record.get("contents", {}), contents_of(run)):
             return None
         return Measured(method=run.method, seed=run.seed, **record["measured"])
     except (KeyError, TypeError) as error:
         raise DataError(f"{uri}: damaged ({error!r}); delete it and run the same command again") from None
+
+
+def contents_of(run: Run) -> dict[str, Any]:
+    """What lies at the places that the run names, but for a checkpoint of the comparison itself."""
+    held = recipe_contents(run.recipe)
+    if run.start is not None:
+        held.pop("model.path", None)
+    return held
 
 
 def perform(run: Run, threads: int) -> Measured | None:
@@ -50,9 +59,8 @@ def perform(run: Run, threads: int) -> Measured | None:
     model, spent = made
     evaluation = _ask_untrained(run) if run.seed is None else _ask(model, run)
     measured = {**spent, "flops": run.flops, "evaluation": evaluation}
-    storage.write_json(
-        storage.join(run.recipe.run_uri, RESULT_FILE), {"mark": run.mark(), "label": run.label, "measured": measured}
-    )
+    result = {"mark": run.mark(), "label": run.label, "measured": measured, "contents": contents_of(run)}
+    storage.write_json(storage.join(run.recipe.run_uri, RESULT_FILE), result)
     return Measured(method=run.method, seed=run.seed, **measured)
 
 

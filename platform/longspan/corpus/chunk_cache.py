@@ -9,14 +9,52 @@ import fcntl
 import logging
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+
+from longspan.storage.cache import cache_root
 
 _logger = logging.getLogger(__name__)
 _STRIPES = 4096
 _FOLDER_FILES = 1000
 _KEEP_SHARE = 0.9
 _TEMPORARY = ".tmp"
+_OLD_HALF_S = 3600
+
+
+def chunk_root() -> str:
+    """The folder of the chunks on this node."""
+    return os.path.join(cache_root(), "chunks")
+
+
+def chunk_bytes() -> int:
+    """What the chunks of all corpora take on this node."""
+    return sum(size for _, size, _ in _chunk_files(chunk_root()))
+
+
+def clear_chunks() -> int:
+    """Remove the chunks of all corpora; returns their bytes. Who reads one just now has it, and others fetch theirs
+    again.
+    """
+    cache = ChunkCache("", 0)
+    taken = chunk_bytes()
+    if taken:
+        cache.empty()
+    return taken
+
+
+def _chunk_files(root: str) -> list[tuple[int, int, str]]:
+    """Time of the last use in nanoseconds, bytes and path of every file, half-written ones included."""
+    files = []
+    for folder, names, found in os.walk(root):
+        if folder == root:
+            names[:] = [name for name in names if name != "locks"]
+        for name in found:
+            with suppress(FileNotFoundError):
+                status = os.stat(os.path.join(folder, name))
+                files.append((status.st_mtime_ns, status.st_size, os.path.join(folder, name)))
+    return files
 
 
 class ChunkCache:
@@ -28,8 +66,7 @@ class ChunkCache:
             fingerprint: of the corpus' manifest.
             disk_bytes: what the cache may take on this node, all corpora together; chunks used longest ago go first.
         """
-        default = os.environ.get("LONGSPAN_CACHE") or os.path.join("~", ".cache", "longspan")
-        self._root = os.path.join(os.path.abspath(os.path.expanduser(default)), "chunks")
+        self._root = chunk_root()
         self._folder = os.path.join(self._root, fingerprint)
         self._disk_bytes = disk_bytes
         self._is_broken = False
@@ -95,6 +132,15 @@ class ChunkCache:
                 if descriptor >= 0:
                     os.close(descriptor)  # which also unlocks
 
+    def empty(self) -> None:
+        """Remove the chunks of all corpora."""
+        descriptor = self._lock("lock-usage", wait=True)
+        if descriptor is not None and descriptor >= 0:
+            try:
+                os.pwrite(descriptor, f"{self._shrink(-1):<31d}\n".encode(), 0)
+            finally:
+                os.close(descriptor)
+
     def _path(self, number: int) -> str:
         return os.path.join(self._folder, str(number // _FOLDER_FILES), str(number))
 
@@ -138,14 +184,14 @@ class ChunkCache:
 
     def _shrink(self, limit: int) -> int:
         """Remove files, the ones used longest ago first, until at most `limit` bytes are left; returns what is left."""
-        files = []
-        for folder, names, found in os.walk(self._root):
-            if folder == self._root:
-                names[:] = [name for name in names if name != "locks"]
-            for name in found:
-                with suppress(FileNotFoundError):
-                    status = os.stat(os.path.join(folder, name))
-                    files.append((status.st_mtime_ns, status.st_size, os.path.join(folder, name)))
+        files = _chunk_files(self._root)
+        # Left by processes that were killed: those alive write a chunk within seconds.
+        old = time.time_ns() - _OLD_HALF_S * 10**9
+        halves = [path for used, _, path in files if path.endswith(_TEMPORARY) and used < old]
+        for path in halves:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        files = [file for file in files if file[2] not in halves]
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if total <= limit:

@@ -16,6 +16,7 @@ from longspan.corpus.manifest import Manifest
 from longspan.errors import ConfigError
 from longspan.evaluate.opening import open_for_evaluation
 from longspan.model.checks import check_weights
+from longspan.model.identity import is_directory, pinned
 from longspan.model.load import extend_config, read_config
 from longspan.rope import RopeSettings, from_hf
 from longspan.rope.resolve import replacement
@@ -86,7 +87,7 @@ def check_models(settings: ScoreSettings, manifest: Manifest) -> dict[str, str]:
                 f"impact.{field}: '{path}' has {config.vocab_size} tokens, the corpus {manifest.tokenizer.vocab_size};"
                 " take a model of the corpus's tokenizer, or prepare the corpus with the model's"
             )
-        commit = getattr(config, "_commit_hash", None)
+        commit = None if is_directory(path) else pinned(Model(path=path)).revision
         found[field] = f"{path}@{commit}" if commit else model_fingerprint(path)
         if field == "model" and settings.rope is not None:
             own, rope = from_hf(config.to_dict()), _put_over(settings.rope)

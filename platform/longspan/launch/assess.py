@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from longspan import storage
+from longspan.config.model import Model
 from longspan.corpus.manifest import named_manifest
 from longspan.evaluate.heldout import check_held_out
 from longspan.evaluate.run import EvaluationSettings, evaluate_model
+from longspan.launch.contents import corpus_contents, model_contents
+from longspan.model.identity import identity_digest
 
 
 def assess(model: str, manifest: str, settings: EvaluationSettings, output: str | None) -> Any:
@@ -32,6 +35,13 @@ def _assess(model: str, manifest: str, settings: EvaluationSettings, output: str
         "name": name,
         "models": {name: {"needle_accuracy": accuracy, "held_out_loss": result["loss_by_position"]["mean"]}},
         "evaluation": result,
+        "contents": {
+            field: content if isinstance(content, str) else identity_digest(content)
+            for field, content in {
+                **model_contents(Model(path=model)),
+                **corpus_contents("evaluate.manifest", manifest),
+            }.items()
+        },
     }
     if output is not None:
         write_evaluation(output, name, summary)

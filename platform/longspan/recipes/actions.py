@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from longspan import storage
 from longspan.config.pipeline import MergeStage
 from longspan.config.recipe import Recipe
 from longspan.model.companions import HUB_FILES, hub_folder
+from longspan.model.identity import is_directory
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,6 @@ def _evaluate(model: str, recipe: Recipe) -> dict[str, Any]:
     from longspan.launch.run import evaluate_checkpoint
 
     return evaluate_checkpoint(model, recipe)
-
-
-def is_directory(path: str) -> bool:
-    """Whether the path is a directory here or in a store, and not the name of a model on the hub."""
-    return storage.is_remote(path) or Path(path).is_dir()
 
 
 def base_directory(path: str, revision: str | None) -> str:

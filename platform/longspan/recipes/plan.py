@@ -6,13 +6,18 @@ change of one stage changes the mark of every stage after it.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 from longspan.config.load import deciding_values
 from longspan.config.pipeline import BASE, MergeStage, Pipeline, Stage, TrainStage
+from longspan.config.resume import SCHEDULE, differences, flat, told
 from longspan.errors import ConfigError
+
+EVALUATED = "evaluate.manifest"
+"""Field of a record's contents: the corpus that its model was asked on."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Record:
         summary: what it came to.
         evaluation: its model's answers (`evaluate.run.evaluate_model`).
         reported: the folder's summary.json, plots and report.html tell all of this.
+        contents: what lay at the places that it names (`launch.contents`), those of its evaluation too.
     """
 
     name: str
@@ -51,6 +57,7 @@ class Record:
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     reported: bool = False
+    contents: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,11 +114,15 @@ def evaluation_mark(pipeline: Pipeline, made: str) -> str:
     return _hash([pipeline.evaluate.model_dump(mode="json", exclude={"base"}), how, made])
 
 
-def plan_stages(pipeline: Pipeline, found: Mapping[str, Record]) -> list[Step]:
+def plan_stages(
+    pipeline: Pipeline, found: Mapping[str, Record], replaced: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> list[Step]:
     """What is to be done for each stage, in order.
 
     Args:
         found: the records in the output directory, by the name of their folder.
+        replaced: by folder, what has another content than the record tells (`launch.contents.content_changes`);
+        where it is the evaluation's corpus, the stage is asked again.
 
     Raises:
         ConfigError: a stage was made with other settings or from another model, or a folder belongs to no stage; names
@@ -136,9 +147,12 @@ def plan_stages(pipeline: Pipeline, found: Mapping[str, Record]) -> list[Step]:
             steps.append(Step(stage, "run", _asked(pipeline, stage)))
             continue
         reason = _changed(pipeline, stage, record, marks[stage.name], records)
+        others = [change for change in replaced.get(stage.folder, ()) if not change.startswith(EVALUATED)]
+        if reason is None and others:
+            reason = f"what it began with has changed ({others[0]})"
         if reason is not None:
             raise _stale(pipeline, [stage, *_standing_on(pipeline, stage, found)], reason)
-        steps.append(_step(pipeline, stage, record))
+        steps.append(_step(pipeline, stage, record, stage.folder in replaced))
     return steps
 
 
@@ -153,12 +167,12 @@ def _standing_on(pipeline: Pipeline, stage: Stage, found: Mapping[str, Record]) 
     return standing
 
 
-def _step(pipeline: Pipeline, stage: Stage, record: Record) -> Step:
+def _step(pipeline: Pipeline, stage: Stage, record: Record, is_other_text: bool) -> Step:
     if not record.made:
         return Step(stage, "resume", _asked(pipeline, stage))
     asked = _asked(pipeline, stage)
     if asked:
-        asked = record.evaluated != evaluation_mark(pipeline, record.made)
+        asked = is_other_text or record.evaluated != evaluation_mark(pipeline, record.made)
     return Step(stage, "done", asked)
 
 
@@ -168,7 +182,7 @@ def _asked(pipeline: Pipeline, stage: Stage) -> bool:
 
 def _changed(pipeline: Pipeline, stage: Stage, record: Record, mark: Mark, records: Mapping[str, Record]) -> str | None:
     """Why the stage that wrote `record` is not the one that is asked for; None where it is."""
-    if record.mark.own != mark.own:
+    if record.mark.own != mark.own and not _resumes(stage, record):
         return f"its own settings have changed{_differences(record.settings, own_settings(stage))}"
     for name, whole in mark.inputs.items():
         if record.mark.inputs.get(name) != whole:
@@ -181,20 +195,14 @@ def _changed(pipeline: Pipeline, stage: Stage, record: Record, mark: Mark, recor
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The first settings that differ, as ` (train.steps was 4, is 5)`; nothing where the old are not known."""
-    if not old:
-        return ""
-    was, now = _flat(old), _flat(new)
-    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
-    told = [f"{key} was {json.dumps(was.get(key))}, is {json.dumps(now.get(key))}" for key in keys[:3]]
-    return f" ({'; '.join(told)}{f'; and {len(keys) - 3} more' if keys[3:] else ''})"
+    return f" ({told(differences(flat(old), flat(new)))})" if old else ""
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted name; lists stay whole."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+def _resumes(stage: Stage, record: Record) -> bool:
+    """Whether a stage that is not finished may resume with these settings: only its schedule is another."""
+    found = differences(flat(record.settings), flat(own_settings(stage)))
+    can = isinstance(stage, TrainStage) and not record.made and bool(record.settings)
+    return can and all(change.field in SCHEDULE for change in found)
 
 
 def _stale(pipeline: Pipeline, stages: list[Stage], reason: str) -> ConfigError:

@@ -13,12 +13,16 @@ from typing import Any
 
 from longspan import storage
 from longspan.checkpoint.card import add_evaluation
+from longspan.config.model import Model
 from longspan.config.pipeline import BASE, CHECKPOINT, Pipeline, Stage, TrainStage, show_pipeline
 from longspan.config.recipe import Evaluate, Recipe
 from longspan.errors import ConfigError, DataError
-from longspan.recipes.actions import Actions, base_directory, is_directory, real_actions
+from longspan.launch.contents import content_changes, corpus_contents, model_contents, recipe_contents
+from longspan.model.identity import is_directory
+from longspan.recipes.actions import Actions, base_directory, real_actions
 from longspan.recipes.ahead import check_ahead
 from longspan.recipes.plan import (
+    EVALUATED,
     Record,
     Step,
     asking_stage,
@@ -61,7 +65,7 @@ def run_pipeline(pipeline: Pipeline, say: Say | None = None, actions: Actions | 
 
 def _run(pipeline: Pipeline, say: Say, actions: Actions) -> dict[str, Any]:
     found = read_records(pipeline.output)
-    steps = plan_stages(pipeline, found)
+    steps = plan_stages(pipeline, found, _replaced(pipeline, found))
     check_ahead(pipeline, steps)
     storage.clear_unfinished(pipeline.output)
     storage.write_text(storage.join(pipeline.output, PIPELINE_FILE), show_pipeline(pipeline))
@@ -74,6 +78,28 @@ def _run(pipeline: Pipeline, say: Say, actions: Actions) -> dict[str, Any]:
             say(f"{step.stage.name}: stopped; the same command goes on from there")
             break
     return write_summary(pipeline, base, records)
+
+
+def _replaced(pipeline: Pipeline, found: Mapping[str, Record]) -> dict[str, list[str]]:
+    """By folder of a stage, what lies there now instead of what its record tells."""
+    stages = [stage for stage in pipeline.stages if stage.folder in found]
+    now = {stage.folder: {**_contents(pipeline, stage), **_evaluated_text(pipeline)} for stage in stages}
+    changes = {folder: content_changes(found[folder].contents, contents) for folder, contents in now.items()}
+    return {folder: told for folder, told in changes.items() if told}
+
+
+def _contents(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
+    """Of what a stage begins with from outside the pipeline."""
+    if isinstance(stage, TrainStage):
+        held = recipe_contents(_located(pipeline, stage))
+        if stage.start not in (None, BASE):
+            del held["model.path"]
+        return held
+    return model_contents(Model(path=pipeline.base, revision=pipeline.revision)) if BASE in inputs_of(stage) else {}
+
+
+def _evaluated_text(pipeline: Pipeline) -> dict[str, Any]:
+    return corpus_contents(EVALUATED, pipeline.evaluate.manifest) if pipeline.evaluate is not None else {}
 
 
 def read_records(output: str) -> dict[str, Record]:
@@ -109,7 +135,8 @@ def _do(pipeline: Pipeline, step: Step, records: Mapping[str, Record], actions: 
         answers = actions.evaluate(_model(pipeline, stage.name), _asked(pipeline))
         add_evaluation(_model(pipeline, stage.name), answers)
         evaluated = evaluation_mark(pipeline, record.made)
-        record = replace(record, evaluation=answers, evaluated=evaluated, reported=False)
+        contents = {**record.contents, **_evaluated_text(pipeline)}
+        record = replace(record, evaluation=answers, evaluated=evaluated, reported=False, contents=contents)
         _write(pipeline, stage, record)
     if not record.reported:
         write_stage_report(pipeline.folder(stage), record)
@@ -121,7 +148,8 @@ def _do(pipeline: Pipeline, step: Step, records: Mapping[str, Record], actions: 
 def _make(pipeline: Pipeline, step: Step, records: Mapping[str, Record], actions: Actions, say: Say) -> Record:
     stage = step.stage
     began_with = {name: records[name].made if name != BASE else "" for name in inputs_of(stage)}
-    record = Record(stage.name, stage_marks(pipeline)[stage.name], began_with, settings=own_settings(stage))
+    mark, contents = stage_marks(pipeline)[stage.name], _contents(pipeline, stage)
+    record = Record(stage.name, mark, began_with, settings=own_settings(stage), contents=contents)
     _write(pipeline, stage, record)
     try:
         result = _act(pipeline, step, actions, say)
@@ -185,13 +213,15 @@ def _base_answers(pipeline: Pipeline, actions: Actions, say: Say) -> dict[str, A
     mark = evaluation_mark(pipeline, stage_marks(pipeline)[BASE].whole)
     uri = storage.join(pipeline.output, BASE_FILE)
     kept: dict[str, Any] = storage.read_json(uri) if storage.exists(uri) else {}
-    if kept.get("evaluated") != mark:
+    contents = {**model_contents(Model(path=pipeline.base, revision=pipeline.revision)), **_evaluated_text(pipeline)}
+    if kept.get("evaluated") != mark or content_changes(kept.get("contents", {}), contents):
         say(f"{BASE}: evaluating {pipeline.base}")
         # A hub's name means the same on every node; a copy of it lies on this one only.
         name = (
             pipeline.base if pipeline.revision is None and not is_directory(pipeline.base) else _model(pipeline, BASE)
         )
-        kept = {"evaluated": mark, "evaluation": actions.evaluate(name, _asked(pipeline))}
+        answers = actions.evaluate(name, _asked(pipeline))
+        kept = {"evaluated": mark, "evaluation": answers, "contents": contents}
         storage.write_json(uri, kept)
     evaluation: dict[str, Any] = kept["evaluation"]
     return evaluation

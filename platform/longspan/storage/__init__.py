@@ -4,6 +4,7 @@ Used by driver, Ray tasks and train workers alike for shards, plans, run folders
 """
 
 from longspan.storage.arrow import arrow_filesystem, open_input
+from longspan.storage.cache import let_go
 from longspan.storage.digest import digest_bytes, digest_file
 from longspan.storage.failures import NotFoundError
 from longspan.storage.holding import adopted, carried, current_leases, hold, taking_over
@@ -55,6 +56,7 @@ __all__ = [
     "hold",
     "is_remote",
     "join",
+    "let_go",
     "list_files",
     "list_folders",
     "list_sizes",

@@ -3,16 +3,13 @@
 Built from the single-file functions of `objects.py`; a model on S3 reaches transformers through `local_directory`.
 """
 
-import fcntl
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from longspan.errors import StorageError
 from longspan.storage import local, s3
-from longspan.storage.digest import digest_bytes
+from longspan.storage.cache import cached
 from longspan.storage.failures import NotFoundError
 from longspan.storage.objects import download_file, local_path, upload_file
 from longspan.uri import Location, Uri, parse
@@ -63,11 +60,12 @@ def _copy_all(names: list[str], copy: Callable[[str], None]) -> None:
     s3.in_parallel(copy, names, _NUM_FILES_AT_ONCE)
 
 
-def local_copy(uri: Uri, cache_dir: Uri | None = None) -> Path:
-    """A local path with the content of the file `uri`: itself if it is local, else a cached download.
+def local_copy(uri: Uri, cache_dir: Uri | None = None, *, digest: str | None = None) -> Path:
+    """A local path with the content of the file `uri`: itself if it is local, else a copy in the node's cache.
 
-    The cache is keyed by URI, ETag and size, so a rewritten object is fetched anew; `cache_dir` defaults to
-    $LONGSPAN_CACHE, then ~/.cache/longspan. Of several processes that want the same file, one fetches it. Read only.
+    A copy is keyed by URI, ETag and size, so a rewritten object is fetched anew; with `digest` (as by `digest_file`) by
+    that, and proven before it appears. Of several processes that want the same file, one fetches it. Read only, and
+    this process' to use until it ends, or lets it go (`cache.let_go`).
     """
     location = parse(uri)
     if not location.is_remote:
@@ -77,9 +75,11 @@ def local_copy(uri: Uri, cache_dir: Uri | None = None) -> Path:
     entry = s3.head(location)
     if entry is None:
         s3.raise_not_found(location)
-    name = location.path.rpartition("/")[2]
-    key = f"{location.uri}\n{entry.etag}\n{entry.size}"
-    return _cached(cache_dir, key, name, lambda path: download_file(location.uri, path, etag=entry.etag or None))
+    name, etag = location.path.rpartition("/")[2], entry.etag or None
+    key = f"{location.uri}\n{digest or entry.etag}\n{entry.size}"
+    return cached(
+        cache_dir, key, name, entry.size, lambda path: download_file(location.uri, path, digest=digest, etag=etag)
+    )
 
 
 def local_directory(uri: Uri, cache_dir: Uri | None = None) -> Path:
@@ -95,42 +95,10 @@ def local_directory(uri: Uri, cache_dir: Uri | None = None) -> Path:
     entries = _entries(location)
     key = "\n".join([location.uri, *(f"{entry.name}\n{entry.etag}\n{entry.size}" for entry in entries)])
     name = location.path.rpartition("/")[2] or str(location.bucket)
-    return _cached(cache_dir, key, name, lambda path: _fill(location, path, entries))
+    size = sum(entry.size for entry in entries)
+    return cached(cache_dir, key, name, size, lambda path: _fill(location, path, entries))
 
 
 def _fill(source: Location, path: str, entries: list[s3.Entry]) -> None:
     if download_tree(source.uri, path) != [entry.name for entry in entries]:
         raise StorageError(f"cannot read {source.uri}: files were added or removed while it was copied; try again")
-
-
-def _cached(cache_dir: Uri | None, key: str, name: str, fetch: Callable[[str], None]) -> Path:
-    """The cached file or folder of this key, made by `fetch(path)` unless it is complete already."""
-    default = os.environ.get("LONGSPAN_CACHE") or os.path.join("~", ".cache", "longspan")
-    root = local_path(default if cache_dir is None else cache_dir)
-    home = os.path.join(root, digest_bytes(key.encode()).rpartition(":")[2])
-    target = Path(home, name)
-    with local.local_errors("write", root):
-        if not target.exists():
-            os.makedirs(root, mode=0o700, exist_ok=True)  # what is loaded from here is trusted: nobody else may write
-            with _lock(f"{home}.lock"):
-                if not target.exists():
-                    _make(home, name, fetch)
-    return target
-
-
-def _make(home: str, name: str, fetch: Callable[[str], None]) -> None:
-    part = f"{home}.part"
-    shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed; nobody else holds the lock
-    os.makedirs(part)
-    fetch(os.path.join(part, name))
-    os.replace(part, home)
-
-
-@contextmanager
-def _lock(path: str) -> Iterator[None]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)  # which also unlocks

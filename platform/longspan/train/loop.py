@@ -119,6 +119,7 @@ def _build(recipe: Recipe, world: World, commit: Commit | None) -> tuple[Any, Do
     )
     if state and commit:
         load_optimizer(engine, state, commit.step)
+        state.close()
     return engine, layout
 
 
