@@ -34,6 +34,8 @@ COMMANDS = {
     ("compare",): "Train and ask several methods",
     ("sweep",): "Search recipe values",
     ("report",): "report.html",
+    ("sample",): "Show a training sample",
+    ("cache",): "Show what this node keeps",
     ("recipe",): "Look at recipes",
     ("recipe", "show"): "every default written out",
     ("recipe", "stages"): "every default of every stage",

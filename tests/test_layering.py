@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "platform" / "longspan"
 ORDER = (
     *("errors", "uri", "versions", "topology", "config", "positions", "rope", "sampling"),
     *("storage", "corpus", "planner", "observe", "feed", "model", "checkpoint", "train", "evaluate", "merge"),
-    *("slots", "impact", "launch", "recipes", "compare", "sweep", "demo", "arguments", "cli"),
+    *("slots", "impact", "launch", "recipes", "compare", "sweep", "demo", "arguments", "inspections", "cli"),
 )
 PURE = ("errors", "config", "topology", "positions", "rope", "sampling")
 HEAVY = {"torch", "ray", "transformers", "deepspeed", "pyarrow", "s3fs", "botocore", "aiohttp", "matplotlib", "wandb"}

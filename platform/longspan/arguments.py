@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -15,6 +15,11 @@ from typer.core import TyperGroup
 from longspan.errors import ConfigError, LongspanError
 from longspan.uri import check_uri
 
+RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")]
+PipelinePath = Annotated[str, typer.Argument(metavar="PIPELINE", help="Stages in order, a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="section.key=value", help="Override one value; may be repeated.")
+]
 _UsageError: Any = typer.BadParameter.__base__
 """Typer's own; where its module lies differs between versions."""
 
@@ -83,3 +88,10 @@ def whole_numbers(text: str, name: str) -> list[int]:
     if min(numbers) < 1:
         raise ConfigError(f"{name} {text}: lengths are 1 or more")
     return numbers
+
+
+def printed(renderable: object) -> None:
+    """Show what rich can on the console."""
+    from rich.console import Console
+
+    Console().print(renderable)

@@ -4,7 +4,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from longspan.arguments import OneLineGroup, place, plain_errors, whole_numbers, with_output
+from longspan.arguments import (
+    OneLineGroup,
+    Overrides,
+    PipelinePath,
+    RecipePath,
+    place,
+    plain_errors,
+    printed,
+    whole_numbers,
+    with_output,
+)
+from longspan.inspections import add_inspections
 
 app = typer.Typer(
     name="longspan",
@@ -15,14 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-recipe_app = typer.Typer(help="Look at recipes and pipelines.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(recipe_app, name="recipe")
-
-RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")]
-PipelinePath = Annotated[str, typer.Argument(metavar="PIPELINE", help="Stages in order, a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="section.key=value", help="Override one value; may be repeated.")
-]
+add_inspections(app)
 
 
 def _set_take_over(context: typer.Context, wanted: bool) -> bool:
@@ -79,7 +83,7 @@ def prepare(
         from longspan.corpus.render import render_manifest
         from longspan.launch.prepare import prepare_corpus
 
-        _print(render_manifest(prepare_corpus(config, workers, address)))
+        printed(render_manifest(prepare_corpus(config, workers, address)))
 
 
 @app.command()
@@ -93,7 +97,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, output: Output = None)
         from longspan.launch.preview import preview
 
         for part in preview(loaded):
-            _print(part)
+            printed(part)
 
 
 @app.command()
@@ -138,7 +142,7 @@ def run_stages(
 
         summary = run_pipeline(loaded, typer.echo)
         if summary["models"]:
-            _print(results_table(summary))
+            printed(results_table(summary))
         if not summary["finished"]:
             typer.echo("longspan: stopped; the same command goes on from there", err=True)
             raise typer.Exit(130)
@@ -179,7 +183,7 @@ def evaluate(
         settings = EvaluationSettings(
             tuple(asked), source, needles, examples, seed, dtype=dtype, scale_window=scale_window, scale=scale
         )
-        _print(assess(model, manifest, settings, output))
+        printed(assess(model, manifest, settings, output))
 
 
 @app.command()
@@ -238,7 +242,7 @@ def impact(
         settings = ScoreSettings(model, window, base, short_prefix, stride, measure, chosen, documents)
         settings = replace(settings, dtype=dtype, rope=rope, drop_sliding_window=drop_sliding_window)
         score(corpus, output, settings, actors=actors, address=address)
-        _print(render_statistics(describe(corpus, output, tagger=tagger)))
+        printed(render_statistics(describe(corpus, output, tagger=tagger)))
 
 
 @app.command()
@@ -323,7 +327,7 @@ def sweep(
         _writable(loaded.output_uri)
         from longspan.sweep.run import render, run_sweep
 
-        _print(render(loaded, run_sweep(loaded, base)))
+        printed(render(loaded, run_sweep(loaded, base)))
 
 
 @app.command()
@@ -336,63 +340,10 @@ def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory
         typer.echo(write_report(run))
 
 
-@app.command()
-def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove all that no process uses.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Plain JSON.")] = False,
-) -> None:
-    """Show what this node keeps of remote models, checkpoints and corpora, or clear it."""
-    import json
-
-    with plain_errors():
-        from longspan.launch.node_cache import cache_values, clear_cache, render_cache
-
-        if clear:
-            typer.echo(clear_cache())
-        elif as_json:
-            typer.echo(json.dumps(cache_values(), indent=2))
-        else:
-            _print(render_cache())
-
-
-@recipe_app.command("show")
-def recipe_show(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Print a recipe with every default written out."""
-    with plain_errors():
-        from longspan.config.load import load_recipe, to_yaml
-
-        typer.echo(to_yaml(load_recipe(recipe, overrides or [])), nl=False)
-
-
-@recipe_app.command("stages")
-def recipe_stages(pipeline: PipelinePath, overrides: Overrides = None) -> None:
-    """Print a pipeline with every default of every stage written out."""
-    with plain_errors():
-        from longspan.config.pipeline import load_pipeline, show_pipeline
-
-        typer.echo(show_pipeline(load_pipeline(pipeline, overrides or [])), nl=False)
-
-
-@recipe_app.command("schema")
-def recipe_schema() -> None:
-    """Print the JSON schema of recipes, with help for every field (for editors)."""
-    import json
-
-    from longspan.config.recipe import Recipe
-
-    typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
-
-
 def _writable(uri: str, field: str = "output") -> None:
     from longspan.storage import check_output
 
     check_output(uri, field)
-
-
-def _print(renderable: object) -> None:
-    from rich.console import Console
-
-    Console().print(renderable)
 
 
 def main() -> None:

@@ -89,6 +89,7 @@ class Trainer:
         self.engine = build_engine(forward.train(), settings, self.recipe, self.place)
         if stored:
             load_optimizer(self.engine, stored, self.done)
+            stored.close()
         self.layout = attention_layout(forward, self.recipe, self.place)
 
     def step(self) -> float:

@@ -1,6 +1,7 @@
 """Save and load through real engines: every bit comes back, in any layout, or all ranks say the same error."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from longspan.model.loss import CausalLMLoss
 from longspan.train.world import start_single_process
 from tests.checkpoint.state_case import RUN, Layout, Trainer, begin, error_of, recipe_for, resume, work
 from tests.ranks import run_ranks
+from tests.s3 import Fault, FaultProxy
 from tests.tiny import tiny_model_directory
 
 ORIGINS = {
@@ -233,12 +235,38 @@ def test_the_same_through_a_store(
     resumed = resume(f"{s3_bucket}/run", results.model, Layout(1, 1, 1))
     assert same_bits(resumed["loaded"], begun["saved"])
     assert same_bits(resumed["end"], begun["end"])
-    (copied,) = (tmp_path / "cache").rglob("*.safetensors")
-    copied.write_bytes(copied.read_bytes()[:-1] + b"\x7f")
+
+
+def test_a_resume_from_a_store_reads_each_byte_once_in_ranges_and_keeps_nothing(
+    results: Results,
+    s3_bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault_proxy: Callable[..., FaultProxy],
+) -> None:
+    monkeypatch.setenv("LONGSPAN_CACHE", str(tmp_path / "cache"))
+    begun = begin(f"{s3_bucket}/run", results.model, Layout(1, 1, 1))
     commit = newest_commit(f"{s3_bucket}/run", RUN)
     assert commit is not None
-    with pytest.raises(CheckpointError, match=r"a damaged copy of s3://.*; remove it and try again"):
-        StoredState(f"{s3_bucket}/run", commit)
+    size = sum(file.size for file in commit.files)
+    monkeypatch.setattr("longspan.storage.s3.PART_BYTES", 1 << 14)
+    proxy = fault_proxy()
+    resumed = resume(f"{s3_bucket}/run", results.model, Layout(1, 1, 1))
+    assert same_bits(resumed["loaded"], begun["saved"])
+    assert size <= proxy.num_body_bytes < size + 20_000, "the tensors once, beside listings and the record"
+    assert proxy.num_requests >= size // (1 << 14)
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_a_bit_that_the_wire_flips_costs_a_fetch_and_no_checkpoint(
+    results: Results, s3_bucket: str, fault_proxy: Callable[..., FaultProxy]
+) -> None:
+    begun = begin(f"{s3_bucket}/run", results.model, Layout(1, 1, 1))
+    proxy = fault_proxy(Fault("flip", times=1, method="GET", path=".safetensors"))
+    resumed = resume(f"{s3_bucket}/run", results.model, Layout(1, 1, 1))
+    assert proxy.struck == {"flip": 1}
+    assert resumed["first"] == 2
+    assert same_bits(resumed["loaded"], begun["saved"])
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,13 @@ from tests.tiny import tiny_model_directory
 def copied(room: Path, tmp_path: Path) -> Path:
     for name in ("data", "model"):
         shutil.copytree(room / name, tmp_path / name)
-    shutil.copytree(room / "data", tmp_path / "held")
+    shutil.copytree(room / "data", tmp_path / "asked")
     return tmp_path
 
 
 @pytest.fixture
 def line(make: MakePipeline, copied: Path) -> Pipeline:
-    evaluate = {"manifest": str(copied / "held"), "text_source": "held", "lengths": [32]}
+    evaluate = {"manifest": str(copied / "asked"), "text_source": "held", "lengths": [32]}
     places = [f"stages.{number}.data.manifest={copied / 'data'}" for number in (0, 1)]
     return make(*places, base=str(copied / "model"), evaluate=evaluate)
 
@@ -102,8 +102,8 @@ def test_another_evaluation_corpus_is_asked_anew(line: Pipeline, copied: Path) -
     assert calls.count("ask") == 4
     run_pipeline(line, actions=counted(calls))
     assert calls.count("ask") == 4
-    shutil.rmtree(copied / "held")
-    prepare_corpus(copied, copied / "held", seed=3)
+    shutil.rmtree(copied / "asked")
+    prepare_corpus(copied, copied / "asked", seed=3)
     calls.clear()
     run_pipeline(line, actions=counted(calls))
     assert calls == ["ask"] * 4

@@ -171,7 +171,17 @@ class Source:
         if not indices:
             return []
         batches = [self._samples(index) for index in indices]
-        samples = [sample for batch in batches for sample in batch]
+        row = self._row([sample for batch in batches for sample in batch])[1]
+        return split_rows(row, [batch[0].index for batch in batches])
+
+    def sample(self, number: int) -> tuple[Sample, MicroBatch]:
+        """Sample `number` by itself: what is taken of the corpus for it, and its arrays as in any micro-batch."""
+        (row,) = self._plan.rows(number, number + 1)
+        samples, batch = self._row([Sample(row.sample, row.offsets, row.lengths)])
+        return samples[0], batch
+
+    def _row(self, samples: list[Sample]) -> tuple[list[Sample], MicroBatch]:
+        """The samples after selection and interleaving, and their arrays end to end."""
         samples, tokens = apply_scores(self._scores, samples, self._reader.gather(*spans_of(samples)))
         spec = self._spec
         if spec.interleave:
@@ -183,7 +193,7 @@ class Source:
             row = weigh_sequences(row, samples)
         if spec.attention_window:
             row = limit_attention(row, samples, spec.attention_window, spec.global_batch_size)
-        return split_rows(row, [batch[0].index for batch in batches])
+        return samples, row
 
     def _samples(self, index: int) -> list[Sample]:
         first = index * self._spec.micro_batch_size
