@@ -298,7 +298,7 @@ def test_scores_made_anew_since_the_launch_are_refused(material: Material, tmp_p
     write_scores(str(tmp_path), corpus, material.manifest, material.scores)
     spec = feed_spec(material.selecting("anew", scores=str(tmp_path)))
     write_scores(str(tmp_path), corpus, material.manifest, material.scores, mark="other")
-    with pytest.raises(DataError, match="scored anew since the run began; start the run again"):
+    with pytest.raises(DataError, match="scored anew since the run began; restore those scores, or give"):
         Source(spec)
 
 

@@ -214,14 +214,18 @@ def load_weights(network: nn.Module, state: StoredState) -> None:
     stored = set(state.names())
     if stored != set(parameters):
         odd = sorted(stored ^ set(parameters))[0]
-        raise CheckpointError(f"checkpoint and model differ in parameter {odd}; the model directory has changed")
+        raise CheckpointError(
+            f"checkpoint and model differ in parameter {odd}; the model directory has changed: restore it, or give"
+            " the run another output"
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             value = state.tensor(WEIGHT, name)
             if value.shape != parameter.shape:
                 raise CheckpointError(
                     f"checkpoint and model differ in the shape of {name}: {tuple(value.shape)} and"
-                    f" {tuple(parameter.shape)}; the model directory has changed"
+                    f" {tuple(parameter.shape)}; the model directory has changed: restore it, or give the run another"
+                    " output"
                 )
             parameter.copy_(value)
 

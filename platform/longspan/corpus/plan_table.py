@@ -29,7 +29,7 @@ _VERSION = 3
 _DIGEST_BYTES = 16
 _KEPT_PARTS = 4
 _FETCHES = 4
-_REWRITE = "write the plan again (a run in another output folder, or this one without its plan folder)"
+_REWRITE = "remove the plan's folder and run the same command again, which makes it anew"
 
 
 class PlanRow(NamedTuple):

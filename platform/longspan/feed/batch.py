@@ -112,7 +112,7 @@ def make_micro_batch(samples: Sequence[Sample], tokens: Tokens, settings: BatchS
         if not 0 < size <= width:
             raise DataError(
                 f"sample {sample.index}: the plan gives it {size} tokens, but data.sample_length is {width};"
-                " write the plan again"
+                " remove RUN/plan and run the same command again, which makes it anew"
             )
     ids = _padded(tokens[0].view(np.int32), sizes, width, np.int32(PAD))
     weight = None if tokens[1] is None else _padded(tokens[1], sizes, width, np.float32(0))

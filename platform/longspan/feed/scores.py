@@ -239,7 +239,10 @@ def _covers(impact: ImpactManifest, manifest: Manifest, source: str) -> bool:
 def _reader(analysis: Analysis, manifest: Manifest) -> ImpactReader:
     reader = ImpactReader(analysis.uri, manifest)
     if reader.manifest.fingerprint != analysis.fingerprint:
-        raise DataError(f"{analysis.uri}: the corpus was scored anew since the run began; start the run again")
+        raise DataError(
+            f"{analysis.uri}: the corpus was scored anew since the run began; restore those scores, or give the run"
+            " another output"
+        )
     return reader
 
 

@@ -145,7 +145,10 @@ class Source:
         expect_manifest(spec.manifest_uri, manifest, spec.manifest_fingerprint, spec.plan_uri)
         self._plan = PlanReader(spec.plan_uri)
         if self._plan.info.fingerprint != spec.plan_fingerprint:
-            raise DataError(f"{spec.plan_uri}: the plan was written anew since the run began; start the run again")
+            raise DataError(
+                f"{spec.plan_uri}: the plan was written anew since the run began; run the same command again, which"
+                f" resumes by it"
+            )
         self._reader = TokenReader(
             spec.manifest_uri,
             manifest,

@@ -5,7 +5,7 @@ The work is a list of units made from the corpus alone, each done on its own, he
 one is found by its manifest and nothing is done.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ def score_corpus(
     fingerprint = score_fingerprint(settings, manifest.fingerprint, models)
     job = Job(corpus, output, fingerprint, settings, machine or Machine())
     if storage.exists(storage.join(output, MANIFEST_FILE)):
-        return _already_there(output, fingerprint, say)
+        return _already_there(output, fingerprint, say, models)
     with storage.hold(output, "impact"):
         return _score(job, manifest, models, run_units, say, watch or (lambda status: None))
 
@@ -128,7 +128,7 @@ def _score(
 ) -> ImpactManifest:
     corpus, output, fingerprint, settings = job.corpus, job.output, job.fingerprint, job.settings
     if storage.exists(storage.join(output, MANIFEST_FILE)):  # since the first look
-        return _already_there(output, fingerprint, say)
+        return _already_there(output, fingerprint, say, models)
     units = list_units(corpus, manifest, settings)
     _claim(output, fingerprint)
     parts = _finished(output, fingerprint, units)
@@ -213,13 +213,17 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _already_there(output: str, fingerprint: str, say: Callable[[str], None]) -> ImpactManifest:
+def _already_there(
+    output: str, fingerprint: str, say: Callable[[str], None], models: Mapping[str, str]
+) -> ImpactManifest:
     found = load_impact(output)
     if found.fingerprint != fingerprint:
-        models = " and ".join(path for path in (found.settings.model, found.settings.base) if path)
+        names = " and ".join(path for path in (found.settings.model, found.settings.base) if path)
+        other = [field for field in models if found.models.get(field) != models[field]]
+        replaced = f"; impact.{other[0]} is another model now, by its content" if other else ""
         raise ConfigError(
-            f"impact.output: {output} holds the scores of another corpus, of other models or settings ({models}, window"
-            f" {found.settings.window}); choose another directory, or delete that one"
+            f"impact.output: {output} holds the scores of another corpus, of other models or settings ({names}, window"
+            f" {found.settings.window}{replaced}); choose another directory, or delete that one"
         )
     _clean(output)  # in case the last run ended just before it did
     say(f"{output}: already scored with these models and settings ({found.documents} documents), nothing done")

@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from longspan.uri import Uri
 
 FOLDER_VARIABLE, LIMIT_VARIABLE = "LONGSPAN_CACHE", "LONGSPAN_CACHE_BYTES"
 DEFAULT_BYTES = 256 * 2**30
+_WAIT_S = 0.01
 _HOME = re.compile(r"[0-9a-f]{32}")
 _held: dict[tuple[int, str], int] = {}
 """By process and folder of a copy: the descriptor that holds its lock. A forked child holds what its parent did."""
@@ -72,20 +74,23 @@ def cached(cache_dir: Uri | None, key: str, name: str, num_bytes: int, fetch: Ca
             os.utime(f"{home}.lock")
             return target
         while True:
-            descriptor = _lock(f"{home}.lock", fcntl.LOCK_EX)
+            # Waits for whoever makes the copy just now; others that use it hold the lock in the same way.
+            descriptor = _lock(f"{home}.lock", fcntl.LOCK_SH)
+            if target.exists():
+                _hold(home, descriptor)
+                return target
+            os.close(descriptor)
+            descriptor = _lock(f"{home}.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if descriptor < 0:  # another is before us, or looks whether the copy is there
+                time.sleep(_WAIT_S)
+                continue
             try:
                 if not target.exists():
                     os.pwrite(descriptor, key.partition("\n")[0].encode(), 0)
                     _make_room(root, num_bytes)
                     _make(home, name, fetch)
-                fcntl.flock(descriptor, fcntl.LOCK_SH)  # for a moment it may be nobody's
-                if target.exists():
-                    _hold(home, descriptor)
-                    return target
-            except BaseException:
+            finally:
                 os.close(descriptor)
-                raise
-            os.close(descriptor)
 
 
 def let_go(path: Path) -> None:
