@@ -1,6 +1,7 @@
 """Which stages run, go on, are left as they are, or are refused: from marks and records alone."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,6 +61,20 @@ def test_a_stage_that_was_begun_goes_on(file: Path) -> None:
     begun = Record("replay", stage_marks(pipeline)["replay"], {"extend": "made-extend"})
     found = records(pipeline, ["extend"], **{"02-replay": begun})
     assert actions(pipeline, found) == ["done", "resume", "run"]
+
+
+@pytest.mark.parametrize("key", ["steps=9", "learning_rate=0.5", "grad_clip=2", "schedule=wsd"])
+def test_a_stage_that_is_not_finished_resumes_with_another_schedule(file: Path, key: str) -> None:
+    before, after = load_pipeline(file), load_pipeline(file, [f"stages.1.train.{key}"])
+    stage = before.stages[1]
+    begun = Record("replay", stage_marks(before)["replay"], {"extend": "made-extend"}, settings=own_settings(stage))
+    found = records(before, ["extend"], **{"02-replay": begun})
+    assert actions(after, found) == ["done", "resume", "run"]
+    with pytest.raises(ConfigError, match=rf"{re.escape(OWN)} \(train\.{key.split('=')[0]} was "):
+        plan_stages(after, records(before, ["extend", "replay"]))
+    other = load_pipeline(file, ["stages.1.train.weight_decay=0.5"])
+    with pytest.raises(ConfigError, match=rf"{re.escape(OWN)} \(train\.weight_decay was 0\.0, is 0\.5\)"):
+        plan_stages(other, found)
 
 
 def test_how_and_where_it_runs_may_change(file: Path) -> None:

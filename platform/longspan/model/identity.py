@@ -158,9 +158,9 @@ def _weights(path: str, name: str, size: int, whole: bool) -> dict[str, Any]:
 
 def _changes(old: Identity, new: Identity) -> Iterator[str]:
     if "commit" in old or "commit" in new:
-        kinds = ["hub" if "commit" in identity else "directory" for identity in (old, new)]
+        kinds = ["a hub model" if "commit" in identity else "a directory" for identity in (old, new)]
         if kinds[0] != kinds[1]:
-            yield f"it was a model of the {kinds[0]}, is one of the {kinds[1]}"
+            yield f"was {kinds[0]}, is {kinds[1]}"
         elif old["commit"] != new["commit"]:
             yield f"revision was {old['commit']}, is {new['commit']}"
         return
