@@ -29,7 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
         "data": {"interleave": {"method": "cip"}, "packing": "best_fit", "sample_length": 200, "document_mask": True},
         "positions": {"type": "contiguous"},
     },
-    "weighed": {"data": {"loss_weighting": {"type": "sequence_mean"}, "packing": "best_fit", "sample_length": 120}},
+    "weighed": {"data": {"loss_weighting": {"type": "sequence"}, "packing": "best_fit", "sample_length": 120}},
 }
 
 
