@@ -4,7 +4,7 @@ begin with a checkpoint of another run, or nothing. `stage` asks before anything
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import numpy as np
 
@@ -116,8 +116,7 @@ def _resumed(begun: Begun, resume_from: str | None) -> Begun:
         mend = f", or begin with its checkpoint there: --resume-from {run_uri}" if fork else ""
         raise ConfigError(
             f"output: {run_uri} holds a run of another recipe ({told(found)}); a run cannot change this when it"
-            f" resumes."
-            f" Give this one another output{mend}"
+            f" resumes. Give this one another output{mend}"
         )
     if parent is not None or written_steps(run_uri):
         expect_begun_with(recipe, begun.identity)
@@ -148,8 +147,7 @@ def _check_steps(recipe: Recipe, commit: Commit, before: int) -> None:
     if steps == done == before and late:
         raise ConfigError(
             f"{late[0].field}: {told(tuple(late))}, but the run in {recipe.run_uri} is finished after {done} steps;"
-            f" raise"
-            " train.steps to train on, or give another output"
+            " raise train.steps to train on, or give another output"
         )
 
 
@@ -170,8 +168,7 @@ def _forked(begun: Begun, resume_from: str) -> Begun:
     if begun.recipe.train.steps <= commit.step:
         raise ConfigError(
             f"train.steps: {begun.recipe.train.steps}, but {parent.name} has done {commit.step}; give more, or begin"
-            f" with an"
-            " earlier step"
+            " with an earlier step"
         )
     return replace(begun, parent=parent, commit=commit, changes=changes_at(commit, begun.recipe))
 
@@ -194,19 +191,16 @@ def check_trained_samples(begun: Begun, plan_uri: str, parts: Iterable[PlanPart]
         if part.first_sample >= trained:
             return
         rows = reader.rows(part.first_sample, min(part.first_sample + part.num_samples, trained))
-        for row, offsets in zip(rows, islice(_spans(part), len(rows)), strict=True):
-            if not np.array_equal(row.offsets, offsets):
+        for row, (begin, end) in zip(rows, pairwise(part.span_offsets), strict=False):
+            same = np.array_equal(row.offsets, part.offset[begin:end])
+            if not (same and np.array_equal(row.lengths, part.length[begin:end])):
                 raise ConfigError(
                     f"train.steps: with {begun.recipe.train.steps} steps, sample {row.sample}, which was trained"
                     f" already,"
-                    " would be another: limits on repetition (data.repetition) are spread over the whole run; keep"
-                    f" train.steps {begun.ends[-2]}, or train from {begun.recipe.run_uri}/checkpoint as model.path"
+                    " would be another one: a plan that spreads limits over the whole run (data.repetition.on_limit) is"
+                    f" another when it is longer; keep train.steps {begun.ends[-2]}, or train from"
+                    f" {begun.recipe.run_uri}/checkpoint as model.path"
                 )
-
-
-def _spans(part: PlanPart) -> Iterable[np.ndarray]:
-    ends = part.span_offsets
-    return (part.offset[begin:end] for begin, end in pairwise(ends))
 
 
 def read_staged(run_uri: str) -> Recipe:
