@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from longspan import storage
-from longspan.config.load import fingerprint
+from longspan.config.resume import run_mark
 from longspan.corpus.index import corpus_table
 from longspan.corpus.manifest import load_manifest
 from longspan.errors import ConfigError
@@ -37,7 +37,7 @@ def test_a_preview_is_tables_a_description_and_plots(make: MakeRecipe) -> None:
         assert text in shown.getvalue()
     assert sorted(storage.list_files(recipe.run_uri)) == ["plan.json", *(f"plots/{name}" for name in PLOTS)]
     description = storage.read_json(storage.join(recipe.run_uri, "plan.json"))
-    assert description["recipe"] == fingerprint(recipe)
+    assert description["recipe"] == run_mark(recipe)
     assert {name: source["samples"] for name, source in description["sources"].items()} == {"text": 9, "held": 3}
     assert description["run"]["samples"] == 12
 
