@@ -80,7 +80,7 @@ COMMANDS = [
     *_files(),
     *_places(),
     # typer's own
-    ("teach", "no such command 'teach'; see longspan --help"),
+    ("unknown", "no such command 'unknown'; see longspan --help"),
     ("recipe sho", "no such command 'sho'. Did you mean 'show'?; see longspan recipe --help"),
     ("train", "missing argument 'RECIPE'; see longspan train --help"),
     ("train recipe.yaml again", "(again); see longspan train --help"),
