@@ -14,7 +14,7 @@ from longspan.config.corpus import Corpus
 from longspan.corpus.manifest import load_manifest
 from longspan.corpus.prepare import prepare
 from longspan.corpus.tokenizer import copy_tokenizer
-from longspan.errors import ConfigError, DataError
+from longspan.errors import ConfigError
 from longspan.evaluate.run import EvaluationSettings, evaluate_model, settings_of
 from longspan.rope import RopeSettings
 from tests.tiny import tiny_model_directory, tiny_recipe
@@ -212,19 +212,17 @@ def test_a_model_with_too_few_embeddings_is_refused(corpus: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("change", "message"),
     [
-        ({"text_source": "none"}, ConfigError, r"evaluate.text_source: 'none' is none of .*\['val', 'needles'\]"),
-        ({"text_source": "needles"}, ConfigError, "'needles' holds needle tokens"),
-        ({"lengths": ()}, ConfigError, "evaluate.lengths"),
-        ({"lengths": (1,)}, ConfigError, "evaluate.lengths"),
-        ({"lengths": (100_000,)}, DataError, "needle text has .* tokens"),
+        ({"text_source": "none"}, r"evaluate.text_source: 'none' is no source of the corpus; it has val, needles"),
+        ({"text_source": "needles"}, "'needles' holds needle tokens"),
+        ({"lengths": ()}, "evaluate.lengths"),
+        ({"lengths": (1,)}, "evaluate.lengths"),
+        ({"lengths": (100_000,)}, "evaluate.lengths: 100000 tokens, but source 'val' has"),
     ],
 )
-def test_refuses_what_cannot_be_asked(
-    model: str, corpus: str, change: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
+def test_refuses_what_cannot_be_asked(model: str, corpus: str, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         evaluate_model(model, corpus, dataclasses.replace(SETTINGS, **change))
 
 

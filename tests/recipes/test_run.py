@@ -163,7 +163,7 @@ EVALUATE = {"text_source": "held", "lengths": [128], "needles": 1, "examples": 1
         ("stages.1.data.manifest=nowhere", r"^stage 'replay': data\.manifest: no finished corpus at 'nowhere'"),
         ("stages.1.data.mix=[{weights: {speech: 1}}]", r"^stage 'replay': data\.mix\.0\.weights\.speech: not a source"),
         ("evaluate.manifest=nowhere", r"^evaluate\.manifest: no finished corpus at 'nowhere'"),
-        ("evaluate.text_source=speech", r"^evaluate\.text_source: 'speech' is no source .* it has held, text"),
+        ("evaluate.text_source=speech", r"^evaluate\.text_source: 'speech' is no source .* it has text, held"),
         ("base=/no/such/model", r"^base: cannot read a model config at '/no/such/model'"),
     ],
 )

@@ -105,9 +105,11 @@ def test_a_lasting_fault_ends_in_one_error_when_the_budget_is_spent(
     uri = join(s3_bucket, "victim")
     storage.write_bytes(uri, _DATA)
     proxy = fault_proxy(Fault(kind, path="victim"))
-    with use_policy(replace(fast, read_timeout_s=0.2, budget_s=0.0)), suppress(StorageError):
+    # Of the others, a busy machine's answers may take longer than that, and then no fault has struck.
+    patience = replace(fast, read_timeout_s=0.2) if kind == "stall" else fast
+    with use_policy(replace(patience, budget_s=0.0)), suppress(StorageError):
         storage.exists(join(s3_bucket, "another"))  # makes the client, which takes longer than the budget
-    with use_policy(replace(fast, read_timeout_s=0.2, budget_s=0.8)), pytest.raises(StorageError) as caught:
+    with use_policy(replace(patience, budget_s=0.8)), pytest.raises(StorageError) as caught:
         storage.read_bytes(uri)
     text = str(caught.value)
     story = re.match(rf"cannot read {uri}: gave up after (\d+) tries in \d+\.\d s; last cause: ", text)

@@ -75,7 +75,7 @@ def test_the_configuration_of_deepspeed(zero_stage: int) -> None:
     assert found["train_micro_batch_size_per_gpu"] == 2
     assert found["gradient_accumulation_steps"] == 4
     assert found["gradient_clipping"] == 0.7
-    assert found["bf16"] == {"enabled": False}
+    assert found["bf16"] == {"enabled": False, "check_grad_overflow": True}
     # Sums over ranks in float32, whatever the weights are.
     assert found["communication_data_type"] == "fp32"
     zero = found["zero_optimization"]
@@ -83,7 +83,7 @@ def test_the_configuration_of_deepspeed(zero_stage: int) -> None:
     # Buffers no larger than the model.
     assert zero["reduce_bucket_size"] == zero["allgather_bucket_size"] == 1000
     assert ("stage3_max_live_parameters" in zero) == (zero_stage == 3)
-    assert deepspeed_config(tiny_recipe("nowhere", model={"dtype": "bfloat16"}), 1, 1)["bf16"] == {"enabled": True}
+    assert deepspeed_config(tiny_recipe("nowhere", model={"dtype": "bfloat16"}), 1, 1)["bf16"]["enabled"] is True
 
 
 @pytest.mark.parametrize(("ranks", "sequence_parallel", "expected"), [(1, 1, 8), (2, 2, 8), (2, 1, 4), (8, 2, 2)])
