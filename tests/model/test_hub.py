@@ -10,7 +10,7 @@ from longspan.errors import ConfigError
 from longspan.model.checks import check_model
 from longspan.model.load import read_config
 from longspan.model.weight_files import read_headers
-from tests.model.hub import serve_hub
+from tests.hub import serve_hub, use_hub
 from tests.tiny import tiny_model_directory
 
 Hub = tuple[Path, list[tuple[str, int]]]
@@ -18,16 +18,11 @@ Hub = tuple[Path, list[tuple[str, int]]]
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    from huggingface_hub import constants
-
     root = tmp_path / "hub"
     tiny_model_directory(root / "tiny", vocab_size=4096)
-    with serve_hub(root) as (url, asked):
-        monkeypatch.setattr(constants, "ENDPOINT", url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        yield root, asked
+    with serve_hub(root) as (url, requests):
+        use_hub(monkeypatch, url, tmp_path / "cache")
+        yield root, requests
 
 
 def planned(name: str, revision: str | None = None) -> None:
@@ -36,10 +31,10 @@ def planned(name: str, revision: str | None = None) -> None:
 
 
 def test_a_model_is_checked_by_its_headers_not_by_its_weights(hub: Hub) -> None:
-    root, asked = hub
+    root, requests = hub
     planned("owner/tiny")
     size = (root / "tiny" / "model.safetensors").stat().st_size
-    fetched = sum(length for name, length in asked if name.endswith(".safetensors"))
+    fetched = sum(length for name, length in requests if name.endswith(".safetensors"))
     assert 0 < fetched < size / 4
     assert read_headers("", "owner/tiny") == read_headers("", str(root / "tiny"))
 
@@ -81,12 +76,8 @@ def test_weights_that_the_hub_has_in_another_form_only(hub: Hub) -> None:
 
 
 def test_a_hub_that_cannot_be_reached_when_the_weights_are_asked_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
     config = read_config(Model(path="owner/tiny"))
-    nowhere = "http://127.0.0.1:9"
-    monkeypatch.setattr(constants, "ENDPOINT", nowhere)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", nowhere + "/{repo_id}/resolve/{revision}/{filename}")
+    use_hub(monkeypatch, "http://127.0.0.1:9")
     with pytest.raises(
         ConfigError, match=r"^model.path: cannot read the weights of 'owner/tiny' on the hub \("
     ) as caught:
