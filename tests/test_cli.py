@@ -193,7 +193,7 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, materia
     monkeypatch.setattr(run, "train", interrupted)
     ended = CliRunner().invoke(app, ["train", str(material / "recipe.yaml")])
     assert ended.exit_code == 130
-    assert ended.stderr == "longspan: interrupted; the same command goes on from the last checkpoint\n"
+    assert ended.stderr == "longspan: interrupted; the same command resumes from the last checkpoint\n"
     monkeypatch.setattr(run, "train", lambda recipe, resume_from: {"finished": False, "steps": 3})
     ended = CliRunner().invoke(app, ["train", str(material / "recipe.yaml")])
     assert ended.exit_code == 130

@@ -50,7 +50,7 @@ class OneLineGroup(TyperGroup):
 
 
 @contextmanager
-def plain_errors(interrupted: str = "the same command goes on from the last checkpoint") -> Iterator[None]:
+def plain_errors(interrupted: str = "the same command resumes from the last checkpoint") -> Iterator[None]:
     """A user's mistake is one line on stderr and an exit code; the traceback of anything else is kept.
 
     Args:

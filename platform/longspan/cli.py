@@ -74,7 +74,7 @@ def prepare(
     take_over: TakeOver = False,
 ) -> None:
     """Tokenise a corpus into Parquet shards and a manifest; an interrupted run is gone on with."""
-    with plain_errors("the same command goes on from the units that are done"):
+    with plain_errors("the same command resumes from the units that are done"):
         from longspan.config.corpus import Corpus
         from longspan.config.load import apply_overrides, parse, read_yaml
 
@@ -144,7 +144,7 @@ def run_stages(
         if summary["models"]:
             printed(results_table(summary))
         if not summary["finished"]:
-            typer.echo("longspan: stopped; the same command goes on from there", err=True)
+            typer.echo("longspan: stopped; the same command resumes from there", err=True)
             raise typer.Exit(130)
 
 
@@ -225,7 +225,7 @@ def impact(
     take_over: TakeOver = False,
 ) -> None:
     """Score how much far text helps each token; for sentence selection and LongCE weights of recipes."""
-    with plain_errors("the same command goes on from the parts that are done"):
+    with plain_errors("the same command resumes from the parts that are done"):
         for text, name in ((corpus, "CORPUS"), (model, "--model"), (base, "--base"), (output, "--output")):
             if text is not None:
                 place(text, name)
@@ -302,7 +302,7 @@ def compare(
     take_over: TakeOver = False,
 ) -> None:
     """Train and ask several methods on one base, corpus and budget; writes the table, plots and verdicts on claims."""
-    with plain_errors("the same command goes on with the runs that are not finished"):
+    with plain_errors("the same command resumes with the runs that are not finished"):
         from longspan.config.compare import load_comparison
 
         loaded = load_comparison(comparison, with_output(overrides, output))
@@ -320,7 +320,7 @@ def sweep(
     take_over: TakeOver = False,
 ) -> None:
     """Search recipe values with Ray Tune; writes the table, a plot and the best recipe."""
-    with plain_errors("the same command goes on with the trials that are not finished"):
+    with plain_errors("the same command resumes with the trials that are not finished"):
         from longspan.sweep.space import load_sweep
 
         loaded, base = load_sweep(space, with_output(overrides, output))

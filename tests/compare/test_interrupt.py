@@ -50,7 +50,7 @@ def test_stopped_in_mid_run_it_comes_to_the_same_results(tmp_path: Path) -> None
     stopped.send_signal(signal.SIGINT)
     printed = stopped.communicate()[0]
     assert stopped.returncode == 130, printed
-    assert "the same command goes on" in printed
+    assert "the same command resumes" in printed
     assert not (tmp_path / "stopped" / "runs" / "short" / "seed-3" / "comparison.json").exists()
 
     again = finish(file, tmp_path / "stopped")

@@ -1,4 +1,4 @@
-"""Local runs: whatever stops one, and wherever, the same command goes on as if nothing had been."""
+"""Local runs: whatever stops one, and wherever, the same command resumes as if nothing had been."""
 
 import os
 import shutil

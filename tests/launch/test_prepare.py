@@ -135,7 +135,7 @@ def test_an_interrupted_command_says_how_to_go_on(
         ended = CliRunner().invoke(app, ["prepare", str(tmp_path / "corpus.yaml")])
     assert ended.exit_code == 130
     assert ended.stderr.splitlines()[-1] == (
-        "longspan: interrupted; the same command goes on from the units that are done"
+        "longspan: interrupted; the same command resumes from the units that are done"
     )
     ended = CliRunner().invoke(app, ["prepare", str(tmp_path / "corpus.yaml")])
     assert ended.exit_code == 0

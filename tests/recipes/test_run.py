@@ -248,7 +248,7 @@ def test_the_command_says_so_when_the_first_stage_is_stopped(
     monkeypatch.setattr("longspan.recipes.run.real_actions", lambda: stopped)
     result = CliRunner().invoke(app, ["run", str(tmp_path / "line.yaml")])
     assert result.exit_code == 130
-    assert "stopped; the same command goes on from there" in result.output
+    assert "stopped; the same command resumes from there" in result.output
     assert not read(tmp_path / "out" / "summary.json")["finished"]
 
 
@@ -275,7 +275,7 @@ def test_a_stage_that_was_stopped_ends_the_run_for_now(make: MakePipeline) -> No
     summary = run_pipeline(make(), said.append, Actions(train, actions.merge, actions.evaluate))
     assert not summary["finished"]
     assert list(summary["models"]) == ["extend"]
-    assert said[-1] == "replay: stopped; the same command goes on from there"
+    assert said[-1] == "replay: stopped; the same command resumes from there"
     assert run_pipeline(make(), None, Actions(train, actions.merge, actions.evaluate))["finished"]
     assert calls == ["tiny-line-extend", "stopped", "tiny-line-replay", "blend"]
 

@@ -44,7 +44,7 @@ def in_processes(call: Callable[[Item], Result], items: Sequence[Item], workers:
                     yield futures[future], result
         except BrokenProcessPool:
             raise LaunchError(
-                "a run's process died (out of memory?); the same command goes on from its last checkpoint, --set"
+                "a run's process died (out of memory?); the same command resumes from its last checkpoint, --set"
                 " workers=1 runs one at a time"
             ) from None
         finally:

@@ -92,7 +92,7 @@ def _run(do_unit: DoUnit, units: Sequence[Unit], actors: int, cpus_per_actor: fl
     except ray.exceptions.RayError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise LaunchError(
-            f"an actor failed; the same command goes on from the units that are done. Cause: {lines[0]}"
+            f"an actor failed; the same command resumes from the units that are done. Cause: {lines[0]}"
         ) from error
 
 

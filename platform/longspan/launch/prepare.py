@@ -99,7 +99,7 @@ def run_on_ray(do_unit: DoUnit, units: Sequence[Unit], workers: int = 0) -> Iter
     except ray.exceptions.RayError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise LaunchError(
-            f"a worker failed; the same command goes on from the units that are done. Cause: {lines[0]}"
+            f"a worker failed; the same command resumes from the units that are done. Cause: {lines[0]}"
         ) from error
 
 

@@ -75,7 +75,7 @@ def _run(pipeline: Pipeline, say: Say, actions: Actions) -> dict[str, Any]:
         record = _do(pipeline, step, records, actions, say)
         records[step.stage.name] = record
         if not record.made:
-            say(f"{step.stage.name}: stopped; the same command goes on from there")
+            say(f"{step.stage.name}: stopped; the same command resumes from there")
             break
     return write_summary(pipeline, base, records)
 
